@@ -1,0 +1,155 @@
+"""Arrays and devices: which array package an array belongs to, and how it moves.
+
+NumPy arrays live on ``"cpu"``, CuPy arrays on ``"cuda:N"``. This is the only file that imports CuPy,
+and only when a GPU is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from minidl.errors import ArgumentError, DeviceError, DtypeError
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class _Default(threading.local):
+    dtype = np.dtype(np.float32)
+
+
+_default = _Default()
+
+
+def default_dtype() -> np.dtype:
+    """The floating dtype of new tensors made from Python numbers, and of integers that enter float operations."""
+    return _default.dtype
+
+
+@contextmanager
+def use_dtype(dtype: Any) -> Iterator[None]:
+    """Change the default floating dtype inside a ``with`` block of this thread.
+
+    >>> import minidl as md
+    >>> with md.use_dtype("float64"):
+    ...     md.zeros(2).dtype
+    dtype('float64')
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in FLOATS:
+        raise DtypeError.of("use_dtype", "float32 or float64", str(dtype))
+    outer, _default.dtype = _default.dtype, dtype
+    try:
+        yield
+    finally:
+        _default.dtype = outer
+
+
+def cupy() -> ModuleType:
+    """The cupy module with a usable GPU behind it, or a DeviceError that says what is missing."""
+    try:
+        import cupy as cp
+    except ImportError as error:
+        raise DeviceError.of(
+            "device", "CuPy for device 'cuda'", f"{type(error).__name__}: {error}", "Install minidl[cuda12] or minidl[cuda13]."
+        ) from error
+    try:
+        count = cp.cuda.runtime.getDeviceCount()
+    except cp.cuda.runtime.CUDARuntimeError as error:
+        raise DeviceError.of("device", "an NVIDIA GPU with its driver", str(error), "Use device='cpu'.") from error
+    if count == 0:
+        raise DeviceError.of("device", "an NVIDIA GPU", "none visible", "Check CUDA_VISIBLE_DEVICES or use device='cpu'.")
+    return cp
+
+
+def xp_of(array: Array) -> ModuleType:
+    """The package that owns an array: numpy or cupy."""
+    if isinstance(array, (np.ndarray, np.generic)):
+        return np
+    return sys.modules["cupy"]  # a CuPy array exists, so cupy is loaded
+
+
+def is_array(value: object) -> bool:
+    """True for NumPy and CuPy arrays."""
+    if isinstance(value, np.ndarray):
+        return True
+    cp = sys.modules.get("cupy")
+    return cp is not None and isinstance(value, getattr(cp, "ndarray", ()))
+
+
+def device_of(array: Array) -> str:
+    """``"cpu"`` or ``"cuda:N"``."""
+    return "cpu" if isinstance(array, (np.ndarray, np.generic)) else f"cuda:{array.device.id}"
+
+
+def parse_device(device: str) -> int | None:
+    """None for ``"cpu"``, the GPU's number for ``"cuda"`` (0) and ``"cuda:N"``."""
+    if device == "cpu":
+        return None
+    kind, _, index = str(device).partition(":")
+    if kind == "cuda" and (index.isdigit() or device == "cuda"):
+        return int(index or 0)
+    raise ArgumentError.of("device", "'cpu', 'cuda' or 'cuda:N'", repr(device))
+
+
+def to_device(array: Array, device: str) -> Array:
+    """The array on a device; the same object when it is there already. Memory order is kept."""
+    index = parse_device(device)
+    if index is None:
+        return to_numpy(array)
+    cp = cupy()
+    if index >= cp.cuda.runtime.getDeviceCount():
+        raise DeviceError.of("device", f"at most {cp.cuda.runtime.getDeviceCount()} GPU(s)", repr(device))
+    if is_array(array) and device_of(array) == f"cuda:{index}":
+        return array
+    with cp.cuda.Device(index):
+        return cp.asarray(array, order="K") if not isinstance(array, np.ndarray) else cp.array(array, order="K")
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The array in host memory as NumPy; the same object when it is there already."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:
+    """An own copy of ``value`` as an array of numbers or booleans.
+
+    Python floats take the default dtype; arrays keep theirs, except that half precision and extended
+    floats, which no kernel handles, must be cast explicitly.
+
+    Raises:
+        DtypeError: text, objects, complex numbers or ragged lists.
+    """
+    xp = xp_of(value) if is_array(value) else np
+    if dtype is None and not is_array(value) and not isinstance(value, np.generic):
+        try:
+            array = np.array(value)
+        except (ValueError, TypeError) as error:
+            raise DtypeError.of(op, "numbers in a rectangular nesting", f"{type(value).__name__}: {error}") from error
+        if array.dtype.kind == "f" and not _holds_numpy(value):
+            array = array.astype(default_dtype())
+    else:
+        try:
+            array = xp.array(value, dtype=dtype, order="K")
+        except (ValueError, TypeError) as error:
+            raise DtypeError.of(op, f"values that become {np.dtype(dtype) if dtype else 'an array'}", str(error)) from error
+    if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype not in FLOATS):
+        raise DtypeError.of(
+            op, "float32, float64, integers or booleans", f"dtype {array.dtype}", "Convert with .astype('float32') first."
+        )
+    return array
+
+
+def _holds_numpy(value: Any) -> bool:
+    """True when a nested list carries NumPy values, whose dtype then counts."""
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, (np.ndarray, np.generic))

@@ -1,0 +1,88 @@
+"""Where we are: the state of the current thread that operations read.
+
+Every operation asks three questions before it runs: must the graph be recorded, which module is
+running, and is somebody watching? The answers live here, one set per thread, and are changed only
+by context managers, so nothing a block changes outlives it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager
+from typing import Any
+
+
+class _State(threading.local):
+    grad_enabled: bool = True
+    path: str = ""  # dotted path of the running module, "" outside of modules
+    names: dict[int, str] | None = None  # id(module) -> dotted path below the outermost running module
+    kernels: str = "fast"  # "fast": the quickest package for the arrays at hand; "generic": the textbook
+    watchers: tuple[Callable[..., None], ...] = ()  # called with (node, inputs, params, output) after every op
+
+
+state = _State()
+
+
+class _GradMode(ContextDecorator):
+    enabled: bool
+
+    def __init__(self) -> None:
+        self._outer: list[bool] = []  # a stack, so that one instance may be entered more than once
+
+    def __enter__(self) -> None:
+        self._outer.append(state.grad_enabled)
+        state.grad_enabled = self.enabled
+
+    def __exit__(self, *exc: object) -> None:
+        state.grad_enabled = self._outer.pop()
+
+
+class no_grad(_GradMode):
+    """Run operations without recording them: nothing is saved and ``backward`` cannot pass.
+
+    Works as a context manager and as a decorator.
+
+    >>> import minidl as md
+    >>> w = md.ones(2, requires_grad=True)
+    >>> with md.no_grad():
+    ...     y = w * 3
+    >>> y.requires_grad
+    False
+    """
+
+    enabled = False
+
+
+class enable_grad(_GradMode):
+    """Record operations again inside a ``no_grad`` block.
+
+    >>> import minidl as md
+    >>> w = md.ones(2, requires_grad=True)
+    >>> with md.no_grad(), md.enable_grad():
+    ...     y = w * 3
+    >>> y.requires_grad
+    True
+    """
+
+    enabled = True
+
+
+def is_grad_enabled() -> bool:
+    """True when operations record the graph in this thread."""
+    return state.grad_enabled
+
+
+@contextmanager
+def watch(watcher: Callable[[Any, tuple, dict, Any], None]) -> Iterator[None]:
+    """Call ``watcher(node, inputs, params, output)`` after every operation of this thread.
+
+    ``inputs`` and ``output`` are arrays, ``node.name`` is the operation and ``node.path`` the module
+    that ran it. Summaries, profiles and anomaly reports are built on this; it costs nothing when unused.
+    """
+    outer = state.watchers
+    state.watchers = (*outer, watcher)
+    try:
+        yield
+    finally:
+        state.watchers = outer

@@ -1,0 +1,139 @@
+"""Function: one differentiable operation on arrays, and ``apply``, which runs it on tensors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.backend import Array
+from minidl.context import state
+from minidl.errors import DeviceError
+from minidl.tensor import Node, Tensor
+
+
+class Function:
+    """The base of every operation.
+
+    A subclass gives two static methods on raw arrays:
+
+    - ``forward(ctx, *arrays, **params)`` returns the result and keeps, by ``ctx.save(...)``, the arrays
+      that backward needs (nothing else: what is kept fills memory until backward has run);
+    - ``backward(ctx, gy)`` receives gy = dL/d(output) and returns dL/d(input) for every positional input
+      of forward, None where there is none. ``ctx.needs[i]`` tells whether input i's gradient is asked for.
+
+    Rules: forward never writes to its inputs; backward never writes to gy or to saved arrays; a returned
+    gradient is new, or gy or a view of it, never a saved array, and no two of them share memory unless
+    they are views of gy. ``forward`` may return ``(y, *extras)``; extras become tensors without gradient.
+
+    >>> import minidl as md
+    >>> class Cube(md.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save(x)
+    ...         return x**3
+    ...     @staticmethod
+    ...     def backward(ctx, gy):
+    ...         (x,) = ctx.saved
+    ...         return gy * 3 * x**2
+    >>> x = md.tensor([2.0], requires_grad=True)
+    >>> Cube.apply(x).backward()
+    >>> x.grad
+    tensor([12.])
+    """
+
+    name = "function"
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any, **params: Any) -> Any:
+        """Compute the result from arrays."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Any:
+        """Compute the gradients of the inputs from the gradient of the output."""
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, *inputs: Any, **params: Any) -> Any:
+        """Run forward on the arrays of ``inputs`` and record a node when a gradient may be asked for.
+
+        Inputs that are not tensors (None, Python numbers, arrays) pass as they are and get no gradient.
+        """
+        recording = state.grad_enabled
+        arrays: list[Any] = []
+        edges: list[Node | Tensor | None] = []
+        stamp = 0
+        record = False
+        kind = None
+        for value in inputs:
+            edge = None
+            if isinstance(value, Tensor):
+                array = value._array
+                if kind is None:
+                    kind = type(array)
+                elif kind is not type(array):
+                    raise _mixed_devices(cls.name, inputs)
+                if recording and value._requires_grad:
+                    record = True
+                    stamp += value._version
+                    edge = value._node
+                    if edge is None:
+                        edge = value
+                value = array
+            arrays.append(value)
+            edges.append(edge)
+        node = Node(cls, tuple(edges), stamp)
+        try:
+            result = cls.forward(node, *arrays, **params)
+        except Exception as error:
+            if node.path:
+                error.add_note(f"in {cls.name} [{node.path}]")
+            raise
+        if state.watchers:
+            for watcher in state.watchers:
+                watcher(node, tuple(arrays), params, result[0] if type(result) is tuple else result)
+        if type(result) is tuple:
+            return (Tensor.wrap(result[0], node if record else None), *map(Tensor.wrap, result[1:]))
+        return Tensor.wrap(result, node if record else None)
+
+
+def _mixed_devices(op: str, inputs: tuple) -> DeviceError:
+    where = ", ".join(f"argument {i} on {value.device}" for i, value in enumerate(inputs) if isinstance(value, Tensor))
+    return DeviceError.of(op, "all tensors on one device", where, "Move them with .to(device).")
+
+
+class MoveToDevice(Function):
+    """Copy between host and GPU memory; the gradient goes back to where the input came from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array, device: str) -> Array:
+        ctx.origin = backend.device_of(x)
+        return backend.to_device(x, device)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        return backend.to_device(gy, ctx.origin)
+
+
+def move_to_device(x: Tensor, device: str) -> Tensor:
+    """x on ``device``; x itself when it is there already."""
+    index = backend.parse_device(device)
+    if x.device == ("cpu" if index is None else f"cuda:{index}"):
+        return x
+    moved = MoveToDevice.apply(x, device=device)
+    return moved
+
+
+def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
+    """``value`` as a tensor: tensors pass, arrays and numbers are copied; ``like`` gives device and, for numbers, dtype."""
+    if isinstance(value, Tensor):
+        return value
+    if like is None or isinstance(value, (np.ndarray, np.generic)):
+        return Tensor(value)
+    return Tensor(value, dtype=like.dtype if isinstance(value, (int, float)) and like.dtype.kind == "f" else None, device=like.device)

@@ -1,0 +1,7 @@
+"""The hot kernels compiled by Numba, for float32 and float64.
+
+A name that has no compiled version is the generic one, so the package is always complete.
+"""
+
+from minidl.kernels.generic import *  # isort: skip  (first: what follows replaces)
+from minidl.kernels.cpu.activation import *

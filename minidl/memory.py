@@ -1,0 +1,162 @@
+"""Memory for results on the CPU: one pool of buffers by size, and the channels-last layout.
+
+A fresh page costs more than the arithmetic done on it, so a training step that allocates every
+result anew spends half its time in page faults. Large results therefore come from a pool. A buffer
+is free again as soon as no array refers to it: every NumPy view keeps its owner alive through
+``.base``, so the owner's reference count says exactly whether somebody still looks at the memory.
+Whoever keeps an array keeps its buffer; nothing has to be given back by hand.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+SMALL = 1 << 16  # bytes; below this the C allocator recycles memory itself, without page faults
+ALIGN = 64  # bytes; a cache line and an AVX-512 vector
+
+_lock = threading.Lock()
+_buffers: dict[int, list[np.ndarray]] = {}  # size class -> owners, in use and free
+_enabled = True
+
+
+def _references(owners: list[np.ndarray], i: int) -> int:
+    return sys.getrefcount(owners[i])
+
+
+# The count of an owner that only the pool holds; measured, because interpreters count borrowed references differently.
+_FREE = _references([np.empty(1)], 0)
+
+
+def _size_class(nbytes: int) -> int:
+    """Round up so that at most an eighth is wasted and nearby sizes share buffers."""
+    step = max(1 << (nbytes.bit_length() - 4), ALIGN)
+    return -(-nbytes // step) * step
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised C-contiguous array, from the pool when it is large."""
+    dtype = np.dtype(dtype)
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < SMALL or not _enabled:
+        return np.empty(shape, dtype)
+    return np.ndarray(shape, dtype, _take(_size_class(nbytes)))
+
+
+def _take(size: int) -> np.ndarray:
+    with _lock:
+        owners = _buffers.setdefault(size, [])
+        for i in range(len(owners)):
+            if sys.getrefcount(owners[i]) == _FREE:
+                return owners[i][:]  # a view: its base is the owner, which is thereby taken
+        _trim()
+        raw = np.empty(size + ALIGN, np.uint8)
+        start = -raw.ctypes.data % ALIGN
+        owner = np.frombuffer(memoryview(raw)[start : start + size], np.uint8)
+        owners.append(owner)
+        return owner[:]
+
+
+def _trim() -> None:
+    """Before new memory is taken: drop what is free if that is more than half of the pool."""
+    free = total = 0
+    for size, owners in _buffers.items():
+        total += size * len(owners)
+        free += size * sum(sys.getrefcount(owners[i]) == _FREE for i in range(len(owners)))
+    if 2 * free > total:
+        for owners in _buffers.values():
+            _drop_free(owners)
+
+
+def _drop_free(owners: list[np.ndarray]) -> None:
+    owners[:] = [owners[i] for i in range(len(owners)) if sys.getrefcount(owners[i]) != _FREE]
+
+
+def pool_bytes() -> tuple[int, int]:
+    """(bytes in use, bytes free) in the pool."""
+    with _lock:
+        used = free = 0
+        for size, owners in _buffers.items():
+            for i in range(len(owners)):
+                if sys.getrefcount(owners[i]) == _FREE:
+                    free += size
+                else:
+                    used += size
+        return used, free
+
+
+def release_pool() -> None:
+    """Give every free buffer back to the operating system."""
+    with _lock:
+        for owners in _buffers.values():
+            _drop_free(owners)
+
+
+@contextmanager
+def no_pool() -> Iterator[None]:
+    """Allocate every result anew inside the block (for tests and for measuring what the pool brings)."""
+    global _enabled
+    outer, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = outer
+
+
+def empty_like(x: np.ndarray) -> np.ndarray:
+    """An uninitialised array of x's shape, dtype and memory order (axes sorted by stride, dense)."""
+    if x.flags.c_contiguous:
+        return empty(x.shape, x.dtype)
+    order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+    inverse = [0] * x.ndim
+    for position, axis in enumerate(order):
+        inverse[axis] = position
+    return empty(tuple(x.shape[axis] for axis in order), x.dtype).transpose(inverse)
+
+
+def empty_images(n: int, c: int, h: int, w: int, dtype: Any) -> np.ndarray:
+    """An uninitialised (N, C, H, W) array that lies channels-last (N, H, W, C) in memory."""
+    return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """The (N, H, W, C) contiguous view of an (N, C, H, W) array; one copy when it lies otherwise."""
+    y = x.transpose(0, 2, 3, 1)
+    if y.flags.c_contiguous:
+        return y
+    dense = empty(y.shape, y.dtype)
+    dense[...] = y
+    return dense
+
+
+def in_order_of(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """x in the memory order of ``like`` (same shape, dense); one copy when it lies otherwise."""
+    if x.strides == like.strides:
+        return x
+    y = empty_like(like)
+    y[...] = x
+    return y
+
+
+def flat(x: np.ndarray) -> np.ndarray | None:
+    """The elements of x in memory order as a 1-D view, or None when they do not lie side by side."""
+    if x.flags.c_contiguous:
+        return x.reshape(-1)
+    order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+    y = x.transpose(order)
+    return y.reshape(-1) if y.flags.c_contiguous else None
+
+
+def dense(x: np.ndarray) -> np.ndarray:
+    """x itself when its elements lie side by side in some order of the axes, else one C-contiguous copy."""
+    if flat(x) is not None:
+        return x
+    y = empty(x.shape, x.dtype)
+    y[...] = x
+    return y

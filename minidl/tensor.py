@@ -1,0 +1,528 @@
+"""Tensor: an array that remembers how it was computed, and the backward engine that walks the memory.
+
+Every operation on tensors leaves a ``Node``: which function ran, where its inputs came from, and the
+arrays its derivative needs. ``loss.backward()`` visits the nodes from the last to the first and applies
+the chain rule: a node receives dL/d(output) and returns dL/d(input) for each input.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.backend import Array
+from minidl.context import state
+from minidl.errors import ArgumentError, DtypeError, GraphError, ShapeError
+
+if TYPE_CHECKING:
+    from minidl.function import Function
+
+_sequence = itertools.count()
+
+
+class Node:
+    """One operation that ran: how to go back through it, and where it ran.
+
+    ``Function.forward(ctx, ...)`` and ``backward(ctx, ...)`` receive it as ``ctx`` and may hang small
+    facts on it (``ctx.axis = axis``). It never refers to its own output, so that graphs hold no
+    reference cycles and memory falls as soon as the last tensor goes.
+
+    Attributes:
+        function: the Function subclass.
+        edges: per input, the node that made it, the leaf tensor itself, or None where no gradient is needed.
+        needs: per input, whether its gradient is asked for.
+        saved: the arrays that ``save`` kept for backward; None once they have been released.
+        path: dotted path of the module that ran the operation.
+        sequence: creation order; every node has a higher number than the nodes it depends on.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "edges", "function", "hooks", "needs", "path", "retain", "saved", "sequence", "stamp")
+
+    edges: tuple[Node | Tensor | None, ...]
+    needs: tuple[bool, ...]
+    saved: tuple[Array, ...] | None
+    hooks: list[Callable] | None
+    retain: Any
+
+    def __init__(self, function: type[Function], edges: tuple, stamp: int) -> None:
+        self.function = function
+        self.edges = edges
+        self.needs = tuple([edge is not None for edge in edges])
+        self.saved = ()
+        self.path = state.path
+        self.sequence = next(_sequence)
+        self.stamp = stamp  # sum of the leaf inputs' versions: tells whether one was written to since
+        self.hooks = None
+        self.retain = None
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return self.function.name
+
+    def save(self, *arrays: Array | None) -> None:
+        """Keep arrays for backward; forgotten at once when nobody will ask for a gradient."""
+        if True in self.needs:
+            self.saved = arrays
+
+    def __repr__(self) -> str:
+        return f"<{self.name}{f' in {self.path}' if self.path else ''}>"
+
+
+class Tensor:
+    """An array with a gradient.
+
+    Args:
+        data: numbers, nested lists or an array. Copied, so that later changes to it cannot reach the graph.
+        dtype: defaults to the array's own dtype, and to float32 for Python floats.
+        requires_grad: whether ``backward`` shall leave d(loss)/d(this) in ``.grad``.
+        device: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DtypeError: objects, text, complex numbers, or ``requires_grad`` for integers.
+
+    >>> import minidl as md
+    >>> x = md.Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+    """
+
+    __slots__ = ("__weakref__", "_array", "_grad", "_hooks", "_node", "_requires_grad", "_version")
+
+    _array: Array
+    _node: Node | None
+    _grad: Tensor | None
+
+    def __init__(self, data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> None:
+        array = backend.as_array(data._array if isinstance(data, Tensor) else data, dtype)
+        self._array = array if device is None else backend.to_device(array, device)
+        self._node = None
+        self._grad = None
+        self._hooks: list[Callable] | None = None
+        self._version = 0
+        self._requires_grad = False
+        if requires_grad:
+            self.requires_grad = True
+
+    @staticmethod
+    def wrap(array: Array, node: Node | None = None) -> Tensor:
+        """A tensor around an array that nobody else will write to; no copy, no check."""
+        tensor = Tensor.__new__(Tensor)
+        tensor._array = array
+        tensor._node = node
+        tensor._grad = None
+        tensor._hooks = None
+        tensor._version = 0
+        tensor._requires_grad = node is not None
+        return tensor
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis."""
+        return self._array.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._array.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the elements."""
+        return self._array.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self._array.nbytes
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``."""
+        return backend.device_of(self._array)
+
+    @property
+    def data(self) -> Array:
+        """The array, read-only. Assign to replace it (same shape): ``p.data = p.data - 0.1 * p.grad.data``."""
+        view = self._array.view()
+        if isinstance(view, np.ndarray):
+            view.flags.writeable = False
+        return view
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        array = backend.as_array(value._array if isinstance(value, Tensor) else value, self.dtype, "Tensor.data")
+        if array.shape != self.shape:
+            raise ShapeError.of("Tensor.data", f"shape {self.shape}", f"{array.shape}")
+        self._replace(array)
+
+    def _replace(self, array: Array) -> None:
+        """Take new values, in the memory order and on the device of the old ones, which live graphs keep."""
+        fresh = backend.xp_of(self._array).empty_like(self._array)
+        fresh[...] = backend.to_device(array, self.device)
+        self._array = fresh
+
+    @property
+    def is_leaf(self) -> bool:
+        """True when no recorded operation made this tensor."""
+        return self._node is None
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if self._node is not None and not value:
+            raise GraphError.of("requires_grad", "a leaf tensor", f"the result of {self._node.name}", "Use detach().")
+        if value and self.dtype not in backend.FLOATS:
+            raise DtypeError.of("requires_grad", "float32 or float64", str(self.dtype), "Gradients need real numbers: cast with astype.")
+        self._requires_grad = bool(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set ``requires_grad`` and return the tensor."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def grad(self) -> Tensor | None:
+        """d(loss)/d(this tensor), left by ``backward``; of this tensor's shape and dtype."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is not None:
+            value = value if isinstance(value, Tensor) else Tensor(value, dtype=self.dtype)
+            if value.shape != self.shape:
+                raise ShapeError.of("Tensor.grad", f"shape {self.shape}", f"{value.shape}")
+        self._grad = value
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The node of the operation that made this tensor; None for leaves."""
+        return self._node
+
+    # ---------------------------------------------------------------- values out of it
+
+    def numpy(self) -> np.ndarray:
+        """The values as a read-only NumPy array, without a copy on the CPU. ``.copy()`` gives one to write to."""
+        view = backend.to_numpy(self._array).view()
+        view.flags.writeable = False
+        return view
+
+    def item(self) -> float | int | bool:
+        """The value of a one-element tensor as a Python number."""
+        if self.size != 1:
+            raise ShapeError.of("item", "one element", f"shape {self.shape}", "Reduce first, for example with mean().")
+        return self._array.item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self._array.tolist()
+
+    def detach(self) -> Tensor:
+        """The same values outside of the graph: no gradient flows back through the result."""
+        return Tensor.wrap(self._array)
+
+    def clone_leaf(self) -> Tensor:
+        """A leaf with a copy of the values."""
+        return Tensor.wrap(self._array.copy(order="K"))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ArgumentError.of("__array__", "copy=True or None to change the dtype", "copy=False")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise DtypeError.of("index", "an integer tensor", str(self.dtype))
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ShapeError.of("bool", "one element", f"shape {self.shape}", "Say any() or all().")
+        return bool(self.item())
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len: expected at least one axis, got a 0-d tensor.")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    __hash__ = object.__hash__  # == compares elements; a tensor as a key means this very tensor
+
+    def __repr__(self) -> str:
+        values = np.array2string(backend.to_numpy(self._array), separator=", ", prefix="tensor(", threshold=100, precision=4)
+        parts = [values]
+        if self.dtype not in (np.float32, np.int64, np.bool_):
+            parts.append(f"dtype={self.dtype}")
+        if self.device != "cpu":
+            parts.append(f"device='{self.device}'")
+        if self._node is not None:
+            parts.append(f"grad_fn={self._node!r}")
+        elif self.requires_grad:
+            parts.append("requires_grad=True")
+        return f"tensor({', '.join(parts)})"
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError(
+            "setitem: tensors are not written to, because backward may need the old values. "
+            "Use md.where(mask, value, x), or build the array in NumPy first."
+        )
+
+    # ---------------------------------------------------------------- in place, for leaves outside of the graph
+
+    def _write(self, array: Array) -> Tensor:
+        """Overwrite the values and tell graphs that still need the old ones."""
+        self._array[...] = array
+        self._version += 1
+        return self
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._update(self + other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._update(self - other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._update(self * other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._update(self / other)
+
+    def _update(self, result: Tensor) -> Tensor:
+        """``w -= lr * w.grad`` writes into a leaf under no_grad; anywhere else ``x -= y`` means ``x = x - y``."""
+        if self._node is None and self._requires_grad and not state.grad_enabled:
+            if result.shape != self.shape:
+                raise ShapeError.of("in-place update", f"a result of shape {self.shape}", f"{result.shape}")
+            return self._write(result._array)
+        return result
+
+    # ---------------------------------------------------------------- gradients
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self._grad = None
+
+    def retain_grad(self) -> None:
+        """Ask ``backward`` to leave the gradient of this intermediate result in ``.grad`` too."""
+        if self._node is not None:
+            self._node.retain = weakref.ref(self)
+        elif not self.requires_grad:
+            raise GraphError.of("retain_grad", "a tensor of a recorded graph", "one that requires no gradient")
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call ``hook(grad)`` when this tensor's gradient is complete; a returned tensor replaces it.
+
+        Returns:
+            A function that removes the hook.
+        """
+        if not self.requires_grad:
+            raise GraphError.of("register_hook", "a tensor that requires a gradient", "one that does not")
+        owner = self._node if self._node is not None else self
+        attribute = "hooks" if self._node is not None else "_hooks"
+        hooks = getattr(owner, attribute) or []
+        setattr(owner, attribute, hooks)
+        hooks.append(hook)
+        return lambda: hooks.remove(hook) if hook in hooks else None
+
+    def backward(self, grad: Any = None, retain_graph: bool = False) -> None:
+        """Add d(this)/d(leaf), times ``grad``, to the ``.grad`` of every leaf this was computed from.
+
+        Args:
+            grad: dL/d(this), of this tensor's shape; 1 when this has one element.
+            retain_graph: keep the saved arrays, so that ``backward`` can run once more.
+
+        Raises:
+            GraphError: nothing recorded, the graph was freed by an earlier call, or an array it needs was
+                written to since; ``grad`` missing for a tensor of more than one element.
+            ShapeError: ``grad`` of another shape.
+
+        >>> import minidl as md
+        >>> x = md.tensor([3.0], requires_grad=True)
+        >>> (x ** 2).backward()
+        >>> x.grad
+        tensor([6.])
+        """
+        if not self.requires_grad:
+            raise GraphError.of(
+                "backward", "a tensor that depends on one with requires_grad=True", "one that does not", "Was it computed under no_grad or detached?"
+            )
+        xp = backend.xp_of(self._array)
+        if grad is None:
+            if self.size != 1:
+                raise GraphError.of("backward", "a tensor of one element, or grad=", f"shape {self.shape}", "Use loss.mean() or pass grad=.")
+            array = xp.ones_like(self._array)
+        else:
+            array = backend.as_array(grad._array if isinstance(grad, Tensor) else grad, self.dtype, "backward")
+            if array.shape != self.shape:
+                raise ShapeError.of("backward", f"grad of shape {self.shape}", f"{array.shape}")
+            array = backend.to_device(array, self.device)
+        _walk(self._node if self._node is not None else self, array, retain_graph)
+
+    def to(self, target: Any) -> Tensor:
+        """The tensor on a device (``"cuda"``) or in a dtype (``"float64"``); itself when it is there already."""
+        if isinstance(target, str) and (target == "cpu" or target.startswith("cuda")):
+            from minidl.function import move_to_device
+
+            return move_to_device(self, target)
+        return self.astype(target)
+
+    if TYPE_CHECKING:  # the operations become methods in minidl.ops; this tells type checkers and editors
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+
+
+class Parameter(Tensor):
+    """A tensor that a Module registers and an optimizer updates; it requires a gradient from the start.
+
+    >>> import minidl as md
+    >>> md.Parameter([1.0, 2.0]).requires_grad
+    True
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        if isinstance(data, Tensor):
+            data = data._array
+        super().__init__(data, requires_grad=requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+
+def _shares(a: Array, b: Array) -> bool:
+    """Whether two arrays may lie in the same memory."""
+    return np.may_share_memory(a, b) if isinstance(a, np.ndarray) else a.data.ptr == b.data.ptr or a.base is not None
+
+
+def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
+    """The backward engine: every node once, last made first visited.
+
+    A node's sequence number is higher than that of every node it depends on, so taking the highest
+    number first guarantees that a node is visited only after everything that uses its output, and no
+    recursion is needed. ``grads`` holds the gradients that have arrived so far.
+    """
+    grads: dict[Node | Tensor, Array] = {}
+    own: set[Node | Tensor] = set()  # their gradient is an array of our own making: nobody else sees it, add in place
+    waiting: list[tuple[int, Node]] = []
+    leaves: list[Tensor] = []
+
+    def arrive(edge: Node | Tensor, g: Array, source: Array) -> None:
+        if edge not in grads:
+            grads[edge] = g
+            if isinstance(edge, Node):
+                heappush(waiting, (-edge.sequence, edge))
+            else:
+                leaves.append(edge)
+                if not _shares(g, source):
+                    own.add(edge)
+        elif edge in own:
+            grads[edge] += g
+        else:
+            grads[edge] = grads[edge] + g
+            own.add(edge)
+
+    arrive(root, grad, grad)
+    while waiting:
+        node = heappop(waiting)[1]
+        gy = grads.pop(node)
+        own.discard(node)
+        if node.hooks:
+            gy = _run_hooks(node.hooks, gy)
+        if node.retain is not None and (tensor := node.retain()) is not None:
+            tensor._grad = Tensor.wrap(gy.copy())
+        _check_alive(node)
+        incoming = node.function.backward(node, gy)
+        edges = node.edges
+        if not retain_graph:
+            node.saved = None
+            node.edges = ()
+        if type(incoming) is not tuple:
+            incoming = (incoming,)
+        for edge, g in zip(edges, incoming, strict=True):
+            if edge is not None:
+                arrive(edge, g, gy)
+    for leaf in leaves:
+        g = grads.pop(leaf)
+        if leaf not in own:
+            g = g.copy(order="K")
+        if leaf._hooks:
+            g = _run_hooks(leaf._hooks, g)
+        if leaf._grad is None:
+            leaf._grad = Tensor.wrap(g)
+        else:
+            leaf._grad = Tensor.wrap(leaf._grad._array + g)
+
+
+def _run_hooks(hooks: list[Callable], g: Array) -> Array:
+    for hook in list(hooks):
+        result = hook(Tensor.wrap(g))
+        if result is not None:
+            if result.shape != g.shape:
+                raise ShapeError.of("gradient hook", f"shape {g.shape}", f"{result.shape}")
+            g = result._array
+    return g
+
+
+def _check_alive(node: Node) -> None:
+    place = f"{node.name} [{node.path}]" if node.path else node.name
+    if node.saved is None:
+        raise GraphError(
+            f"backward: expected a live graph, got one that an earlier backward() freed (at {place}). "
+            "Run forward again, or pass retain_graph=True to the first backward()."
+        )
+    if node.saved and node.stamp != sum(edge._version for edge in node.edges if isinstance(edge, Tensor)):
+        raise GraphError(
+            f"backward: expected the arrays of forward, got a parameter of {place} that was modified in place since. "
+            "Call optimizer.step() after backward(), not between forward and backward."
+        )
