@@ -1,11 +1,12 @@
 """minidl: deep learning from scratch, in Python that can be read and is fast."""
 
-from minidl import functional
+from minidl import functional, nn
 from minidl.backend import default_dtype, use_dtype
 from minidl.context import enable_grad, is_grad_enabled, no_grad, watch
 from minidl.errors import ArgumentError, DeviceError, DtypeError, GraphError, ShapeError
 from minidl.function import Function
 from minidl.functional import *
+from minidl.gradcheck import gradcheck
 from minidl.kernels import use_kernels
 from minidl.memory import no_pool
 from minidl.random import manual_seed

@@ -1,0 +1,4 @@
+"""Modules: layers, containers, initialisers, losses."""
+
+from minidl.nn.module import Module
+from minidl.tensor import Parameter
