@@ -45,6 +45,7 @@ class Function:
     """
 
     name = "function"
+    differentiable = True  # False: forward only (comparisons, arg-max); never recorded
 
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
@@ -65,7 +66,7 @@ class Function:
 
         Inputs that are not tensors (None, Python numbers, arrays) pass as they are and get no gradient.
         """
-        recording = state.grad_enabled
+        recording = state.grad_enabled and cls.differentiable
         arrays: list[Any] = []
         edges: list[Node | Tensor | None] = []
         stamp = 0
@@ -90,7 +91,8 @@ class Function:
             edges.append(edge)
         node = Node(cls, tuple(edges), stamp)
         try:
-            result = cls.forward(node, *arrays, **params)
+            with np.errstate(all="ignore"):  # infinities and NaN are results here, not warnings
+                result = cls.forward(node, *arrays, **params)
         except Exception as error:
             if node.path:
                 error.add_note(f"in {cls.name} [{node.path}]")

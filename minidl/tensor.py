@@ -115,7 +115,7 @@ class Tensor:
     def wrap(array: Array, node: Node | None = None) -> Tensor:
         """A tensor around an array that nobody else will write to; no copy, no check."""
         tensor = Tensor.__new__(Tensor)
-        tensor._array = array
+        tensor._array = np.asarray(array) if isinstance(array, np.generic) else array  # NumPy makes 0-d results scalars
         tensor._node = node
         tensor._grad = None
         tensor._hooks = None
@@ -445,6 +445,7 @@ def _shares(a: Array, b: Array) -> bool:
     return np.may_share_memory(a, b) if isinstance(a, np.ndarray) else a.data.ptr == b.data.ptr or a.base is not None
 
 
+@np.errstate(all="ignore")  # infinities and NaN are results here, not warnings
 def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
     """The backward engine: every node once, last made first visited.
 
@@ -458,6 +459,8 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
     leaves: list[Tensor] = []
 
     def arrive(edge: Node | Tensor, g: Array, source: Array) -> None:
+        if isinstance(g, np.generic):
+            g = np.asarray(g)
         if edge not in grads:
             grads[edge] = g
             if isinstance(edge, Node):

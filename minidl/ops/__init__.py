@@ -1,7 +1,10 @@
 """Operations on tensors, one file per family. Importing this package gives Tensor its methods."""
 
 from minidl.ops.activation import *
+from minidl.ops.compare import *
+from minidl.ops.create import *
 from minidl.ops.elementwise import *
+from minidl.ops.reduce import *
 from minidl.registry import OPS
 from minidl.tensor import Tensor
 

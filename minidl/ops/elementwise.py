@@ -1,4 +1,4 @@
-"""Element-by-element arithmetic with NumPy's broadcasting."""
+"""Element-by-element arithmetic and mathematics, with NumPy's broadcasting."""
 
 from __future__ import annotations
 
@@ -7,79 +7,140 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import FLOATS, Array, default_dtype, is_array, xp_of
-from minidl.errors import DtypeError, ShapeError
+from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
 from minidl.kernels.generic import sum_to
-from minidl.ops._arguments import describe, float_tensor
+from minidl.ops._arguments import describe, float_tensor, tensor
 from minidl.registry import Draw, ErrorSample, Sample, op
 from minidl.tensor import Tensor
 
-__all__ = ["add", "divide", "exp", "greater", "multiply", "negative", "subtract"]
+__all__ = [
+    "abs",
+    "absolute",
+    "add",
+    "astype",
+    "copy",
+    "cos",
+    "divide",
+    "exp",
+    "floor_divide",
+    "log",
+    "log1p",
+    "multiply",
+    "negative",
+    "power",
+    "reciprocal",
+    "remainder",
+    "sin",
+    "sqrt",
+    "square",
+    "subtract",
+]
 
-_SCALARS = (int, float, bool)
+_NUMBERS = (int, float, bool)
 
 
-def _operands(op: str, x: Any, y: Any, to_float: bool = False) -> tuple[Any, Any]:
-    """Two operands ready for NumPy: tensors, or one tensor and one Python number, with one common dtype.
+def operands(op: str, x: Any, y: Any, to_float: bool = False) -> tuple[Any, Any]:
+    """Two operands ready for NumPy: tensors of one dtype, or one tensor and one Python number.
 
-    Python numbers are weak: they take the tensor's dtype. An integer tensor beside a floating one takes
-    the floating dtype (NumPy would make int64 with float32 a float64), and ``to_float`` makes integers the
-    default floating dtype.
+    Python numbers are weak: they take the tensor's dtype. Integers beside floats take the floating dtype
+    (NumPy would make int64 with float32 a float64), and ``to_float`` makes integers the default one.
     """
+    if isinstance(x, Tensor):
+        a = x._array
+        if isinstance(y, Tensor):
+            b = y._array
+            if a.dtype is b.dtype and a.dtype in FLOATS:
+                if a.shape != b.shape:
+                    check_broadcast(op, a.shape, b.shape)
+                return x, y
+        elif type(y) in _NUMBERS and a.dtype in FLOATS:
+            return x, y
+    elif isinstance(y, Tensor) and type(x) in _NUMBERS and y._array.dtype in FLOATS:
+        return x, y
+    return _unify(op, x, y, to_float)
+
+
+def _unify(op: str, x: Any, y: Any, to_float: bool) -> tuple[Any, Any]:
+    """What ``operands`` promises, for the less common cases."""
     x, y = _operand(op, x, "x", y), _operand(op, y, "y", x)
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        dx, dy = x._array.dtype, y._array.dtype
-        if dx is not dy and dx != dy:
-            if dx in FLOATS and dy not in FLOATS:
-                y = Tensor.wrap(y._array.astype(dx))
-            elif dy in FLOATS and dx not in FLOATS:
-                x = Tensor.wrap(x._array.astype(dy))
-        if x._array.shape != y._array.shape:
-            try:
-                np.broadcast_shapes(x.shape, y.shape)
-            except ValueError:
-                raise ShapeError.of(op, "shapes that broadcast", f"{x.shape} and {y.shape}", "Axes must be equal or 1, aligned at the right.") from None
-    t, s = (x, y) if isinstance(x, Tensor) else (y, x)
-    if t._array.dtype not in FLOATS and (to_float or isinstance(s, float)):
-        if isinstance(x, Tensor) and x._array.dtype not in FLOATS:
-            x = Tensor.wrap(x._array.astype(default_dtype()))
-        if isinstance(y, Tensor) and y._array.dtype not in FLOATS:
-            y = Tensor.wrap(y._array.astype(default_dtype()))
-    return x, y
+    tensors = [value for value in (x, y) if isinstance(value, Tensor)]
+    if len(tensors) == 2:
+        check_broadcast(op, x.shape, y.shape)
+    floats = [t.dtype for t in tensors if t.dtype in FLOATS]
+    if floats:
+        dtype = np.result_type(*floats)
+    elif to_float or float in (type(x), type(y)):
+        dtype = default_dtype()
+    else:  # integers and booleans: NumPy's promotion
+        for value in (x, y):
+            if type(value) is int and tensors[0].dtype.kind in "iu":
+                _check_fits(op, value, tensors[0].dtype)
+        return x, y
+    return tuple(astype(value, dtype) if isinstance(value, Tensor) else value for value in (x, y))
 
 
 def _operand(op: str, value: Any, name: str, other: Any) -> Any:
-    if isinstance(value, Tensor) or (type(value) in _SCALARS and isinstance(other, Tensor)):
+    if isinstance(value, Tensor) or (type(value) in _NUMBERS and isinstance(other, Tensor)):
         return value
-    if type(value) in _SCALARS or is_array(value) or isinstance(value, (list, np.generic)):
+    if is_array(value):
         return Tensor(value)
+    if isinstance(value, (*_NUMBERS, list, tuple, np.generic)):
+        return Tensor(value, device=other.device if isinstance(other, Tensor) else None)
     raise DtypeError.of(op, f"{name} as a tensor, an array or a number", describe(value))
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return value.shape if is_array(value) else None
+def check_broadcast(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    """Refuse shapes that do not broadcast."""
+    for m, n in zip(reversed(a), reversed(b)):
+        if m != n and m != 1 and n != 1:
+            raise ShapeError.of(op, "shapes that broadcast", f"{a} and {b}", "Axes must be equal or 1, aligned at the right.")
 
 
-def _binary_samples(draw: Draw) -> list[Sample]:
-    """Equal shapes, broadcasting on either side, a Python number, an empty array."""
+def _check_fits(op: str, value: int, dtype: np.dtype) -> None:
+    info = np.iinfo(dtype)
+    if not info.min <= value <= info.max:
+        raise ArgumentError.of(op, f"a number that {dtype} holds", str(value), "Convert the tensor with .astype first.")
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array, None for a Python number."""
+    return getattr(value, "shape", None)
+
+
+def binary_samples(draw: Draw) -> list[Sample]:
+    """Equal shapes, broadcasting on either side, a Python number, scalars, an empty array."""
     return [
         Sample(draw.positive(3, 4), draw.positive(3, 4)),
         Sample(draw.positive(2, 1, 4), draw.positive(3, 1), name="broadcast"),
         Sample(draw.positive(2, 3), 2.5, name="number"),
         Sample(1.5, draw.positive(2, 3), name="number first"),
+        Sample(draw.positive(), draw.positive(), name="0-d"),
         Sample(draw.positive(0, 3), draw.positive(3), name="empty"),
     ]
 
 
-def _binary_errors(draw: Draw) -> list[ErrorSample]:
+def binary_errors(draw: Draw) -> list[ErrorSample]:
+    """Shapes that do not broadcast, something that is no number."""
     return [
-        ErrorSample(ShapeError, r"expected shapes that broadcast, got \(2, 3\) and \(2, 4\)", draw.normal(2, 3), draw.normal(2, 4)),
+        ErrorSample(
+            ShapeError, r"expected shapes that broadcast, got \(2, 3\) and \(2, 4\)", draw.normal(2, 3), draw.normal(2, 4)
+        ),
         ErrorSample(DtypeError, "expected y as a tensor, an array or a number", draw.normal(2), None),
     ]
 
 
-def _unary_errors(draw: Draw) -> list[ErrorSample]:
+def unary_errors(draw: Draw) -> list[ErrorSample]:
+    """Something that is no number."""
     return [ErrorSample(DtypeError, "expected x as a tensor, an array or numbers", "text")]
+
+
+def _unary_samples(draw: Draw) -> list[Sample]:
+    return [Sample(draw.normal(3, 4)), Sample(draw.normal(), name="0-d"), Sample(draw.normal(2, 0), name="empty")]
+
+
+def _positive_samples(draw: Draw) -> list[Sample]:
+    return [Sample(draw.positive(3, 4)), Sample(draw.positive(), name="0-d"), Sample(draw.positive(2, 0), name="empty")]
 
 
 class Add(Function):
@@ -87,7 +148,7 @@ class Add(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, y: Any) -> Array:
-        ctx.shapes = _shape(x), _shape(y)
+        ctx.shapes = shape_of(x), shape_of(y)
         return x + y
 
     @staticmethod
@@ -96,7 +157,13 @@ class Add(Function):
         return (sum_to(gz, sx) if ctx.needs[0] else None, sum_to(gz, sy) if ctx.needs[1] else None)
 
 
-@op(samples=_binary_samples, oracle=np.add, flops=lambda z, x, y: z.size, methods=("add", "__add__", "__radd__"), errors=_binary_errors)
+@op(
+    samples=binary_samples,
+    oracle=np.add,
+    flops=lambda z, x, y: z.size,
+    methods=("add", "__add__", "__radd__"),
+    errors=binary_errors,
+)
 def add(x: Any, y: Any) -> Tensor:
     """Sum, with broadcasting.
 
@@ -113,7 +180,7 @@ def add(x: Any, y: Any) -> Tensor:
     >>> md.add(md.tensor([1.0, 2.0]), 3)
     tensor([4., 5.])
     """
-    return Add.apply(*_operands("add", x, y))
+    return Add.apply(*operands("add", x, y))
 
 
 class Subtract(Function):
@@ -121,7 +188,7 @@ class Subtract(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, y: Any) -> Array:
-        ctx.shapes = _shape(x), _shape(y)
+        ctx.shapes = shape_of(x), shape_of(y)
         return x - y
 
     @staticmethod
@@ -130,7 +197,13 @@ class Subtract(Function):
         return (sum_to(gz, sx) if ctx.needs[0] else None, sum_to(-gz, sy) if ctx.needs[1] else None)
 
 
-@op(samples=_binary_samples, oracle=np.subtract, flops=lambda z, x, y: z.size, methods=("subtract", "__sub__"), errors=_binary_errors)
+@op(
+    samples=binary_samples,
+    oracle=np.subtract,
+    flops=lambda z, x, y: z.size,
+    methods=("subtract", "__sub__"),
+    errors=binary_errors,
+)
 def subtract(x: Any, y: Any) -> Tensor:
     """Difference, with broadcasting.
 
@@ -147,7 +220,7 @@ def subtract(x: Any, y: Any) -> Tensor:
     >>> md.subtract(md.tensor([1.0, 2.0]), 3)
     tensor([-2., -1.])
     """
-    return Subtract.apply(*_operands("subtract", x, y))
+    return Subtract.apply(*operands("subtract", x, y))
 
 
 class Multiply(Function):
@@ -155,7 +228,7 @@ class Multiply(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, y: Any) -> Array:
-        ctx.shapes = _shape(x), _shape(y)
+        ctx.shapes = shape_of(x), shape_of(y)
         ctx.save(x if ctx.needs[1] else None, y if ctx.needs[0] else None)
         return x * y
 
@@ -165,7 +238,13 @@ class Multiply(Function):
         return (sum_to(gz * y, sx) if ctx.needs[0] else None, sum_to(gz * x, sy) if ctx.needs[1] else None)
 
 
-@op(samples=_binary_samples, oracle=np.multiply, flops=lambda z, x, y: z.size, methods=("multiply", "__mul__", "__rmul__"), errors=_binary_errors)
+@op(
+    samples=binary_samples,
+    oracle=np.multiply,
+    flops=lambda z, x, y: z.size,
+    methods=("multiply", "__mul__", "__rmul__"),
+    errors=binary_errors,
+)
 def multiply(x: Any, y: Any) -> Tensor:
     """Element-by-element product, with broadcasting.
 
@@ -182,7 +261,7 @@ def multiply(x: Any, y: Any) -> Tensor:
     >>> md.multiply(md.tensor([1.0, 2.0]), 3)
     tensor([3., 6.])
     """
-    return Multiply.apply(*_operands("multiply", x, y))
+    return Multiply.apply(*operands("multiply", x, y))
 
 
 class Divide(Function):
@@ -190,21 +269,25 @@ class Divide(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, y: Any) -> Array:
-        ctx.shapes = _shape(x), _shape(y)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            z = x / y
+        ctx.shapes = shape_of(x), shape_of(y)
+        z = x / y
         ctx.save(z if ctx.needs[1] else None, y)
         return z
 
     @staticmethod
     def backward(ctx: Any, gz: Array) -> tuple:
         (z, y), (sx, sy) = ctx.saved, ctx.shapes
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            gx = gz / y
-            return (sum_to(gx, sx) if ctx.needs[0] else None, sum_to(-gx * z, sy) if ctx.needs[1] else None)
+        gx = gz / y
+        return (sum_to(gx, sx) if ctx.needs[0] else None, sum_to(-gx * z, sy) if ctx.needs[1] else None)
 
 
-@op(samples=_binary_samples, oracle=np.divide, flops=lambda z, x, y: z.size, methods=("divide", "__truediv__"), errors=_binary_errors)
+@op(
+    samples=binary_samples,
+    oracle=np.divide,
+    flops=lambda z, x, y: z.size,
+    methods=("divide", "__truediv__"),
+    errors=binary_errors,
+)
 def divide(x: Any, y: Any) -> Tensor:
     """Quotient, with broadcasting; integers become the default floating dtype.
 
@@ -223,7 +306,7 @@ def divide(x: Any, y: Any) -> Tensor:
     >>> md.divide(md.tensor([1.0, 2.0]), 4)
     tensor([0.25, 0.5 ])
     """
-    return Divide.apply(*_operands("divide", x, y, to_float=True))
+    return Divide.apply(*operands("divide", x, y, to_float=True))
 
 
 class Negative(Function):
@@ -238,7 +321,7 @@ class Negative(Function):
         return -gy
 
 
-@op(samples=lambda draw: [Sample(draw.normal(3, 4))], oracle=np.negative, flops=lambda y, x: y.size, methods=("negative", "__neg__"), errors=_unary_errors)
+@op(samples=_unary_samples, oracle=np.negative, flops=lambda y, x: y.size, methods=("negative", "__neg__"), errors=unary_errors)
 def negative(x: Any) -> Tensor:
     """Negative.
 
@@ -253,7 +336,305 @@ def negative(x: Any) -> Tensor:
     >>> md.negative(md.tensor([1.0, -2.0]))
     tensor([-1.,  2.])
     """
-    return Negative.apply(_operands("negative", x, 0)[0] if not isinstance(x, str) else float_tensor("negative", x))
+    return Negative.apply(tensor("negative", x))
+
+
+class Power(Function):
+    """z = x^y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, y: Any) -> Array:
+        ctx.shapes = shape_of(x), shape_of(y)
+        z = x**y
+        ctx.save(x, y, z if ctx.needs[1] else None)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, gz: Array) -> tuple:
+        (x, y, z), (sx, sy) = ctx.saved, ctx.shapes
+        xp = xp_of(gz)
+        gx = gy = None
+        if ctx.needs[0]:
+            gx = sum_to(xp.where(xp.equal(y, 0), gz.dtype.type(0), gz * (y * x ** (y - 1))), sx)
+        if ctx.needs[1]:
+            log_x = xp.log(xp.asarray(x, gz.dtype))
+            gy = sum_to(xp.where(xp.equal(x, 0) & xp.greater_equal(y, 0), gz.dtype.type(0), gz * z * log_x), sy)
+        return gx, gy
+
+
+def _power_samples(draw: Draw) -> list[Sample]:
+    numbers = [Sample(draw.away(3), exponent, name=f"number {exponent}") for exponent in (0, 1, 2, 3, -1, 2.0)]
+    return [
+        *binary_samples(draw),
+        *numbers,
+        Sample(draw.positive(3), -0.5, name="root"),
+        Sample(draw.positive(2, 3), draw.normal(3)),
+    ]
+
+
+@op(
+    samples=_power_samples,
+    oracle=np.float_power,
+    flops=lambda z, x, y: z.size,
+    methods=("power", "__pow__"),
+    errors=binary_errors,
+)
+def power(x: Any, y: Any) -> Tensor:
+    """Power, with broadcasting.
+
+    Formula:
+        z = x^y
+    Shape:
+        x and y broadcast against each other as in NumPy.
+    Gradient:
+        dL/dx = dL/dz * y * x^(y-1), and 0 where y = 0; dL/dy = dL/dz * z * log(x), and 0 where x = 0 <= y;
+        summed over repeated axes.
+    Notes:
+        A negative x with a fractional y gives NaN. Integers stay integers, and take no negative y.
+    Raises:
+        ShapeError: shapes that do not broadcast.
+
+    >>> import minidl as md
+    >>> md.power(md.tensor([1.0, 2.0, 3.0]), 2)
+    tensor([1., 4., 9.])
+    """
+    return Power.apply(*operands("power", x, y))
+
+
+class FloorDivide(Function):
+    """z = floor(x / y)."""
+
+    differentiable = False
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, y: Any) -> Array:
+        return x // y
+
+
+def _remainder_samples(draw: Draw) -> list[Sample]:
+    """x half-way between multiples of y, where the remainder does not jump."""
+    y = draw.positive(3, 4)
+    x = y * (draw.labels(3, 4, classes=5) - 2 + draw.uniform(3, 4, low=0.2, high=0.8))
+    return [
+        Sample(x, y),
+        Sample(draw.uniform(2, 3, low=2.2, high=3.8), 2.0, name="number"),
+        Sample(7.0, draw.uniform(3, low=1.8, high=2.2)),
+    ]
+
+
+def _divisor_errors(draw: Draw) -> list[ErrorSample]:
+    return [
+        *binary_errors(draw),
+        ErrorSample(ArgumentError, "expected integer divisors other than 0", np.arange(3), np.arange(3)),
+    ]
+
+
+def _check_divisor(op: str, x: Any, y: Any) -> None:
+    """Integers have no infinity to answer a division by zero with."""
+    dtype = (x if isinstance(x, Tensor) else y).dtype
+    if dtype not in FLOATS and not (y._array.all() if isinstance(y, Tensor) else y):
+        raise ArgumentError.of(op, "integer divisors other than 0", "a zero")
+
+
+@op(
+    samples=_remainder_samples,
+    oracle=lambda x, y: np.floor(np.divide(x, y)),
+    flops=lambda z, x, y: z.size,
+    methods=("floor_divide", "__floordiv__"),
+    errors=_divisor_errors,
+    differentiable=False,
+)
+def floor_divide(x: Any, y: Any) -> Tensor:
+    """Quotient rounded towards minus infinity, with broadcasting; no gradient (it is 0 wherever it exists).
+
+    Raises:
+        ArgumentError: an integer division by zero.
+
+    >>> import minidl as md
+    >>> md.floor_divide(md.tensor([7, -7]), 2)
+    tensor([ 3, -4])
+    """
+    x, y = operands("floor_divide", x, y)
+    _check_divisor("floor_divide", x, y)
+    return FloorDivide.apply(x, y)
+
+
+class Remainder(Function):
+    """z = x - floor(x / y) * y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, y: Any) -> Array:
+        ctx.shapes = shape_of(x), shape_of(y)
+        ctx.save(*((x, y) if ctx.needs[1] else (None, None)))
+        return x % y
+
+    @staticmethod
+    def backward(ctx: Any, gz: Array) -> tuple:
+        (x, y), (sx, sy) = ctx.saved, ctx.shapes
+        return (sum_to(gz, sx) if ctx.needs[0] else None, sum_to(-gz * (x // y), sy) if ctx.needs[1] else None)
+
+
+@op(
+    samples=_remainder_samples,
+    oracle=lambda x, y: x - np.floor(np.divide(x, y)) * y,
+    flops=lambda z, x, y: z.size,
+    methods=("remainder", "__mod__"),
+    errors=_divisor_errors,
+)
+def remainder(x: Any, y: Any) -> Tensor:
+    """What ``floor_divide`` leaves over, with the sign of y; with broadcasting.
+
+    Formula:
+        z = x - floor(x / y) * y
+    Shape:
+        x and y broadcast against each other as in NumPy.
+    Gradient:
+        dL/dx = dL/dz; dL/dy = -dL/dz * floor(x / y), summed over repeated axes. It jumps where y divides x.
+    Raises:
+        ArgumentError: an integer division by zero.
+
+    >>> import minidl as md
+    >>> md.remainder(md.tensor([7, -7]), 3)
+    tensor([1, 2])
+    """
+    x, y = operands("remainder", x, y)
+    _check_divisor("remainder", x, y)
+    return Remainder.apply(x, y)
+
+
+class Absolute(Function):
+    """y = |x|."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        ctx.save(x)
+        return xp_of(x).absolute(x)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (x,) = ctx.saved
+        return gy * xp_of(x).sign(x)
+
+
+@op(
+    samples=lambda draw: [Sample(draw.away(3, 4)), Sample(draw.away(), name="0-d"), Sample(draw.away(2, 0), name="empty")],
+    oracle=lambda x: np.where(x < 0, -x, x),
+    flops=lambda y, x: y.size,
+    methods=("absolute", "abs", "__abs__"),
+    errors=unary_errors,
+)
+def absolute(x: Any) -> Tensor:
+    """Absolute value; ``md.abs`` is the same function.
+
+    Formula:
+        y = |x|
+    Gradient:
+        dL/dx = dL/dy * sign(x). At x = 0 the derivative does not exist; 0 is the choice made here (and in PyTorch).
+
+    >>> import minidl as md
+    >>> md.abs(md.tensor([-2.0, 3.0]))
+    tensor([2., 3.])
+    """
+    return Absolute.apply(tensor("absolute", x))
+
+
+abs = absolute
+
+
+class Square(Function):
+    """y = x^2."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        ctx.save(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (x,) = ctx.saved
+        return (gy + gy) * x
+
+
+@op(samples=_unary_samples, oracle=lambda x: x**2, flops=lambda y, x: y.size, methods=("square",), errors=unary_errors)
+def square(x: Any) -> Tensor:
+    """Square.
+
+    Formula:
+        y = x^2
+    Gradient:
+        dL/dx = dL/dy * 2 x
+
+    >>> import minidl as md
+    >>> md.square(md.tensor([-2.0, 3.0]))
+    tensor([4., 9.])
+    """
+    return Square.apply(tensor("square", x))
+
+
+class Reciprocal(Function):
+    """y = 1 / x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        y = 1 / x
+        ctx.save(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (y,) = ctx.saved
+        return -gy * y * y
+
+
+@op(
+    samples=_positive_samples, oracle=lambda x: x**-1.0, flops=lambda y, x: y.size, methods=("reciprocal",), errors=unary_errors
+)
+def reciprocal(x: Any) -> Tensor:
+    """One over x; integers become the default floating dtype.
+
+    Formula:
+        y = 1 / x
+    Gradient:
+        dL/dx = -dL/dy * y^2
+
+    >>> import minidl as md
+    >>> md.reciprocal(md.tensor([2.0, 4.0]))
+    tensor([0.5 , 0.25])
+    """
+    return Reciprocal.apply(float_tensor("reciprocal", x))
+
+
+class Sqrt(Function):
+    """y = square root of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        y = xp_of(x).sqrt(x)
+        ctx.save(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (y,) = ctx.saved
+        return gy / (y + y)
+
+
+@op(samples=_positive_samples, oracle=lambda x: x**0.5, flops=lambda y, x: y.size, methods=("sqrt",), errors=unary_errors)
+def sqrt(x: Any) -> Tensor:
+    """Square root.
+
+    Formula:
+        y = x^(1/2)
+    Gradient:
+        dL/dx = dL/dy / (2 y), which is infinite at x = 0.
+    Notes:
+        A negative x gives NaN, without a warning.
+
+    >>> import minidl as md
+    >>> md.sqrt(md.tensor([4.0, 9.0]))
+    tensor([2., 3.])
+    """
+    return Sqrt.apply(float_tensor("sqrt", x))
 
 
 class Exp(Function):
@@ -261,8 +642,7 @@ class Exp(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Array) -> Array:
-        with np.errstate(over="ignore"):
-            y = xp_of(x).exp(x)
+        y = xp_of(x).exp(x)
         ctx.save(y)
         return y
 
@@ -272,7 +652,7 @@ class Exp(Function):
         return gy * y
 
 
-@op(samples=lambda draw: [Sample(draw.normal(3, 4))], oracle=np.exp, flops=lambda y, x: y.size, methods=("exp",), errors=_unary_errors)
+@op(samples=_unary_samples, oracle=np.exp, flops=lambda y, x: y.size, methods=("exp",), errors=unary_errors)
 def exp(x: Any) -> Tensor:
     """Exponential.
 
@@ -292,21 +672,222 @@ def exp(x: Any) -> Tensor:
     return Exp.apply(float_tensor("exp", x))
 
 
-class Greater(Function):
-    """z = x > y."""
+class Log(Function):
+    """y = natural logarithm of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, y: Any) -> Array:
-        return x > y
+    def forward(ctx: Any, x: Array) -> Array:
+        ctx.save(x)
+        return xp_of(x).log(x)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (x,) = ctx.saved
+        return gy / x
 
 
-@op(samples=_binary_samples, oracle=np.greater, methods=("greater", "__gt__"), errors=_binary_errors, differentiable=False)
-def greater(x: Any, y: Any) -> Tensor:
-    """Where x > y, as booleans, with broadcasting; no gradient.
+@op(
+    samples=_positive_samples,
+    oracle=lambda x: np.log2(x) * np.log(2),
+    flops=lambda y, x: y.size,
+    methods=("log",),
+    errors=unary_errors,
+)
+def log(x: Any) -> Tensor:
+    """Natural logarithm.
+
+    Formula:
+        y = ln(x)
+    Gradient:
+        dL/dx = dL/dy / x
+    Notes:
+        x = 0 gives -inf and a negative x NaN, without a warning.
 
     >>> import minidl as md
-    >>> md.greater(md.tensor([1.0, 2.0]), 1.5)
-    tensor([False,  True])
+    >>> md.log(md.tensor([1.0, 10.0]))
+    tensor([0.    , 2.3026])
     """
-    x, y = _operands("greater", x, y)
-    return Greater.apply(x.detach() if isinstance(x, Tensor) else x, y.detach() if isinstance(y, Tensor) else y)
+    return Log.apply(float_tensor("log", x))
+
+
+class Log1p(Function):
+    """y = ln(1 + x), exact for small x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        ctx.save(x)
+        return xp_of(x).log1p(x)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (x,) = ctx.saved
+        return gy / (1 + x)
+
+
+@op(
+    samples=_positive_samples,
+    oracle=lambda x: np.log(1 + x),
+    flops=lambda y, x: y.size,
+    methods=("log1p",),
+    errors=unary_errors,
+)
+def log1p(x: Any) -> Tensor:
+    """Natural logarithm of 1 + x, without the rounding error that 1 + x would bring for small x.
+
+    Formula:
+        y = ln(1 + x)
+    Gradient:
+        dL/dx = dL/dy / (1 + x)
+
+    >>> import minidl as md
+    >>> md.log1p(md.tensor([0.0, 1.0]))
+    tensor([0.    , 0.6931])
+    """
+    return Log1p.apply(float_tensor("log1p", x))
+
+
+class Sin(Function):
+    """y = sin(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        ctx.save(x)
+        return xp_of(x).sin(x)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (x,) = ctx.saved
+        return gy * xp_of(x).cos(x)
+
+
+@op(
+    samples=_unary_samples,
+    oracle=lambda x: np.exp(1j * x).imag,
+    flops=lambda y, x: y.size,
+    methods=("sin",),
+    errors=unary_errors,
+)
+def sin(x: Any) -> Tensor:
+    """Sine of x in radians.
+
+    Gradient:
+        dL/dx = dL/dy * cos(x)
+
+    >>> import minidl as md
+    >>> md.sin(md.tensor([0.0, 1.0]))
+    tensor([0.    , 0.8415])
+    """
+    return Sin.apply(float_tensor("sin", x))
+
+
+class Cos(Function):
+    """y = cos(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        ctx.save(x)
+        return xp_of(x).cos(x)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        (x,) = ctx.saved
+        return -gy * xp_of(x).sin(x)
+
+
+@op(
+    samples=_unary_samples,
+    oracle=lambda x: np.exp(1j * x).real,
+    flops=lambda y, x: y.size,
+    methods=("cos",),
+    errors=unary_errors,
+)
+def cos(x: Any) -> Tensor:
+    """Cosine of x in radians.
+
+    Gradient:
+        dL/dx = -dL/dy * sin(x)
+
+    >>> import minidl as md
+    >>> md.cos(md.tensor([0.0, 1.0]))
+    tensor([1.    , 0.5403])
+    """
+    return Cos.apply(float_tensor("cos", x))
+
+
+class Astype(Function):
+    """y = x in another dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array, dtype: np.dtype) -> Array:
+        ctx.dtype = x.dtype
+        return x.astype(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        return gy.astype(ctx.dtype)
+
+
+def number_dtype(op: str, dtype: Any) -> np.dtype:
+    """A dtype that tensors have: float32, float64, integers or booleans."""
+    try:
+        result = np.dtype(dtype)
+    except TypeError as error:
+        raise DtypeError.of(op, "a dtype", repr(dtype)) from error
+    if result not in FLOATS and result.kind not in "iub":
+        raise DtypeError.of(op, "float32, float64, an integer dtype or bool", str(result))
+    return result
+
+
+@op(
+    samples=lambda draw: [
+        Sample(draw.normal(3, 4) * 9, "int64", grad=(), name="to integers"),
+        Sample(draw.labels(3, classes=2), "bool", name="to booleans"),
+    ],
+    oracle=lambda x, dtype: np.trunc(x) if dtype == "int64" else np.array(x, dtype),
+    methods=("astype",),
+    errors=lambda draw: [
+        ErrorSample(DtypeError, "expected float32, float64, an integer dtype or bool, got float16", draw.normal(2), "float16"),
+        ErrorSample(DtypeError, "expected a dtype, got 'floaty'", draw.normal(2), "floaty"),
+    ],
+)
+def astype(x: Any, dtype: Any) -> Tensor:
+    """x in another dtype; x itself when it has it already.
+
+    Gradient:
+        dL/dx = dL/dy in x's dtype, between floating dtypes. Integers and booleans carry no gradient.
+    Raises:
+        DtypeError: a dtype that tensors do not have.
+
+    >>> import minidl as md
+    >>> md.astype(md.tensor([1.7, -1.7]), "int64")
+    tensor([ 1, -1])
+    """
+    x, dtype = tensor("astype", x), number_dtype("astype", dtype)
+    if x.dtype == dtype:
+        return x
+    return Astype.apply(x if dtype in FLOATS else x.detach(), dtype=dtype)
+
+
+class Copy(Function):
+    """y = x, in memory of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array) -> Array:
+        return x.copy(order="K")
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> Array:
+        return gy
+
+
+@op(samples=_unary_samples, oracle=lambda x: x + 0.0, methods=("copy", "clone"), errors=unary_errors)
+def copy(x: Any) -> Tensor:
+    """The same values in memory of their own; the gradient passes through (``detach().copy()`` stops it).
+
+    >>> import minidl as md
+    >>> w = md.tensor([1.0, 2.0], requires_grad=True)
+    >>> w.copy().sum().backward()
+    >>> w.grad
+    tensor([1., 1.])
+    """
+    return Copy.apply(tensor("copy", x))

@@ -2,3 +2,4 @@
 
 from minidl.kernels.generic.activation import *
 from minidl.kernels.generic.elementwise import *
+from minidl.kernels.generic.optim import *

@@ -1,10 +1,12 @@
-"""What element-by-element arithmetic with broadcasting needs on the way back."""
+"""What element-by-element arithmetic and indexing need on the way back: undo a repetition, undo a selection."""
 
 from __future__ import annotations
 
-from minidl.backend import Array
+from typing import Any
 
-__all__ = ["sum_to"]
+from minidl.backend import Array, xp_of
+
+__all__ = ["scatter_add", "sum_to"]
 
 
 def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
@@ -14,3 +16,8 @@ def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
     extra = g.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
     return g.sum(axes, keepdims=True).reshape(shape)
+
+
+def scatter_add(target: Array, index: Any, values: Array) -> None:
+    """target[index] += values, in place, where an element that index names several times gets every value."""
+    xp_of(target).add.at(target, index, values)

@@ -1,0 +1,52 @@
+"""The command line: ``minidl train``, ``predict``, ``gradcheck``, ``doctor``.
+
+Each command is a file with ``add_arguments(parser)`` and ``run(options) -> exit code`` over the library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+COMMANDS = {
+    "train": "train a CNN on handwritten digits and draw what it learnt",
+    "predict": "say what a saved model sees in image files",
+    "gradcheck": "check every operation's gradient against finite differences",
+    "doctor": "show versions, threads, libraries, cache and GPU",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; bad options and missing files end with one line on stderr and exit code 2."""
+    parser = _Parser(prog="minidl", description="minidl: deep learning from scratch, in Python that can be read and is fast.")
+    parser.add_argument("--version", action="version", version=f"minidl {version('minidl')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f"minidl.cli.{name}")
+        command = commands.add_parser(name, help=text, description=module.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    for command in commands.choices.values():
+        command.add_argument("--traceback", action="store_true", help="show where an error came from")
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        if options.traceback:
+            raise
+        print(f"minidl {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"minidl {options.command}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,69 @@
+"""Say what a saved model sees in image files: one line each with the class and its probability."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl import io, models
+from minidl.errors import ArgumentError
+from minidl.ops import softmax
+from minidl.train import predict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Images, model, how the pictures are drawn."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size; they are resized to the model's input")
+    parser.add_argument("--model", metavar="FILE", help="a model.safetensors that train wrote (default: the newest below runs/)")
+    parser.add_argument("--invert", choices=("auto", "yes", "no"), default="auto", help="dark on light to light on dark, as MNIST is drawn")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to show")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print one line per image."""
+    if options.top < 1:
+        raise ArgumentError(f"--top: expected at least 1, got {options.top}.")
+    missing = [name for name in options.images if not Path(name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"no such image file: {', '.join(missing)}")
+    path = Path(options.model) if options.model else _newest()
+    weights, metadata = io.load_with_metadata(path)
+    if "model" not in metadata:
+        raise ArgumentError(f"{path}: expected a model that minidl train wrote, got weights without its description.")
+    model = models.create(metadata["model"])
+    model.load_state_dict(weights)
+    classes = metadata["classes"].split(",")
+    shape = models.INPUT_SHAPES[metadata["model"]]
+    x = np.stack([_read(name, shape, options.invert) for name in options.images])
+    probabilities = softmax(predict(model, x), axis=1).numpy()
+    width = max(map(len, options.images))
+    for name, p in zip(options.images, probabilities):
+        best = np.argsort(-p)[: options.top]
+        print(f"{name:<{width}}  " + "   ".join(f"{classes[k]} {p[k]:6.1%}" for k in best))
+    return 0
+
+
+def _newest() -> Path:
+    found = sorted(Path("runs").glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError("no model below runs/: train one with minidl train, or pass --model FILE")
+    return found[-1]
+
+
+def _read(name: str, shape: tuple[int, ...], invert: str) -> np.ndarray:
+    """One image as float32 (C, H, W) in [0, 1], light strokes on a dark ground."""
+    from PIL import Image, UnidentifiedImageError
+
+    channels, height, width = shape
+    try:
+        with Image.open(name) as file:
+            picture: Any = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ArgumentError(f"{name}: expected an image, got a file that Pillow cannot read ({error}).") from error
+    x = np.asarray(picture, np.float32) / 255
+    if invert == "yes" or (invert == "auto" and channels == 1 and x.mean() > 0.5):
+        x = 1 - x
+    return x.reshape(height, width, channels).transpose(2, 0, 1)

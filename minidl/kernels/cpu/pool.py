@@ -1,0 +1,96 @@
+"""Max pooling compiled by Numba: each output (or, on the way back, input) row is written once, channels innermost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.kernels.cpu._jit import parallel, prange, serial, threads
+from minidl.kernels.generic.pool import winner_dtype
+from minidl.kernels.generic.resize import Taps
+from minidl.memory import channels_last, empty
+
+__all__ = ["max_pool2d_backward", "max_pool2d_forward"]
+
+
+@serial
+def _max_rows(x, y, winner, first, last, rows, columns):
+    row_index, row_count = rows
+    index, count = columns
+    OH, OW, KW = y.shape[1], y.shape[2], index.shape[1]
+    for unit in range(first, last):
+        n, i = unit // OH, unit % OH
+        for j in range(OW):
+            best, tap = y[n, i, j], winner[n, i, j]
+            best[:] = -np.inf
+            tap[:] = 0
+            for k in range(row_count[i]):
+                for m in range(count[j]):
+                    value = x[n, row_index[i, k], index[j, m]]
+                    number = tap.dtype.type(k * KW + m)
+                    for c in range(best.size):
+                        better = (value[c] > best[c]) | (value[c] != value[c])  # NaN is not equal to itself
+                        best[c] = value[c] if better else best[c]
+                        tap[c] = number if better else tap[c]
+
+
+@parallel
+def _max_parallel(x, y, winner, parts, rows, columns):
+    units = y.shape[0] * y.shape[1]
+    for t in prange(parts):
+        _max_rows(x, y, winner, t * units // parts, (t + 1) * units // parts, rows, columns)
+
+
+def max_pool2d_forward(x: np.ndarray, rows: Taps, columns: Taps) -> tuple[np.ndarray, np.ndarray]:
+    """y = the largest value of each window, and the number k * KW + l of the tap it came from."""
+    x = channels_last(x)
+    N, _, _, C = x.shape
+    shape = (N, len(rows.count), len(columns.count), C)
+    y, winner = empty(shape, x.dtype), empty(shape, winner_dtype(rows, columns))
+    tables = (rows.index, rows.count), (columns.index, columns.count)
+    parts = threads(x.size)
+    if parts == 1:
+        _max_rows(x, y, winner, 0, N * shape[1], *tables)
+    else:
+        _max_parallel(x, y, winner, parts, *tables)
+    return y.transpose(0, 3, 1, 2), winner.transpose(0, 3, 1, 2)
+
+
+@serial
+def _max_grad_rows(gy, winner, gx, KW, first, last, rows, columns):
+    """Rows of gx; the tables are the transposed ones: the windows that read a pixel, and as which of their taps."""
+    row_index, row_tap, row_count = rows
+    index, tap, count = columns
+    H, W = gx.shape[1], gx.shape[2]
+    for unit in range(first, last):
+        n, h = unit // H, unit % H
+        for w in range(W):
+            total = gx[n, h, w]
+            total[:] = 0
+            for k in range(row_count[h]):
+                for m in range(count[w]):
+                    i, j = row_index[h, k], index[w, m]
+                    g, won = gy[n, i, j], winner[n, i, j]
+                    number = won.dtype.type(row_tap[h, k] * KW + tap[w, m])
+                    for c in range(total.size):
+                        total[c] += g[c] if won[c] == number else 0
+
+
+@parallel
+def _max_grad_parallel(gy, winner, gx, KW, parts, rows, columns):
+    units = gx.shape[0] * gx.shape[1]
+    for t in prange(parts):
+        _max_grad_rows(gy, winner, gx, KW, t * units // parts, (t + 1) * units // parts, rows, columns)
+
+
+def max_pool2d_backward(gy: np.ndarray, winner: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
+    """gx = the sum of gy over the windows that a pixel won."""
+    gy, winner = channels_last(gy), channels_last(winner)
+    N, _, _, C = gy.shape
+    gx = empty((N, rows.size, columns.size, C), gy.dtype)
+    tables = [(taps.index, taps.value, taps.count) for taps in (rows.transposed, columns.transposed)]
+    KW, parts = columns.index.shape[1], threads(gx.size)
+    if parts == 1:
+        _max_grad_rows(gy, winner, gx, KW, 0, N * rows.size, *tables)
+    else:
+        _max_grad_parallel(gy, winner, gx, KW, parts, *tables)
+    return gx.transpose(0, 3, 1, 2)

@@ -1,0 +1,61 @@
+"""Resampling compiled by Numba: one pass, row by row, over channels-last images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.kernels.cpu._jit import parallel, prange, serial, threads
+from minidl.kernels.generic.resize import Taps
+from minidl.memory import channels_last, empty, empty_images
+
+__all__ = ["resample"]
+
+
+@serial
+def _resample_row(x, y, line, row_index, row_weight, index, weight, count):
+    """One output row y (OUT, C) from an image x (H, W, C), by way of ``line``: the weighted sum of its input rows."""
+    C = x.shape[2]
+    line[:] = 0
+    for k in range(row_index.size):
+        source, v = x[row_index[k]].reshape(-1), row_weight[k]
+        for i in range(line.size):
+            line[i] += v * source[i]
+    for o in range(y.shape[0]):
+        to = y[o]
+        to[:] = 0
+        for k in range(count[o]):
+            source, v = line[index[o, k] * C : (index[o, k] + 1) * C], weight[o, k]
+            for c in range(C):
+                to[c] += v * source[c]
+
+
+@serial
+def _resample(x, y, line, first, last, rows, columns):
+    row_index, row_weight, row_count = rows
+    index, weight, count = columns
+    OH = y.shape[1]
+    for unit in range(first, last):
+        n, i = unit // OH, unit % OH
+        k = row_count[i]
+        _resample_row(x[n], y[n, i], line, row_index[i, :k], row_weight[i, :k], index, weight, count)
+
+
+@parallel
+def _resample_parallel(x, y, lines, rows, columns):
+    parts, units = len(lines), y.shape[0] * y.shape[1]
+    for t in prange(parts):
+        _resample(x, y, lines[t], t * units // parts, (t + 1) * units // parts, rows, columns)
+
+
+def resample(x: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
+    """y[n, c, i, j] = sum over k, l of rows.value[i, k] columns.value[j, l] x[n, c, rows.index[i, k], columns.index[j, l]]."""
+    N, C, _, W = x.shape
+    y = empty_images(N, C, len(rows.count), len(columns.count), x.dtype)
+    images, out = channels_last(x), channels_last(y)
+    lines = empty((threads(max(x.size, y.size)), W * C), x.dtype)
+    tables = [(taps.index, taps.value.astype(x.dtype), taps.count) for taps in (rows, columns)]
+    if len(lines) == 1:
+        _resample(images, out, lines[0], 0, N * out.shape[1], *tables)
+    else:
+        _resample_parallel(images, out, lines, *tables)
+    return y

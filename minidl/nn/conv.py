@@ -1,0 +1,203 @@
+"""Convolution layers, and the patches they are made of."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minidl import functional as F
+from minidl.backend import default_dtype
+from minidl.errors import ArgumentError
+from minidl.nn import init
+from minidl.nn.init import Rng
+from minidl.nn.module import Module
+from minidl.ops._arguments import choice, integer, pair
+from minidl.random import generator
+from minidl.tensor import Parameter, Tensor
+
+__all__ = ["Conv2d", "ConvTranspose2d", "Fold", "Unfold"]
+
+
+class _Conv(Module):
+    """Arguments, parameters and first values of both kinds of convolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        rng: Rng,
+    ) -> None:
+        super().__init__()
+        op = type(self).__name__
+        self.in_channels = integer(op, "in_channels", in_channels, 1)
+        self.out_channels = integer(op, "out_channels", out_channels, 1)
+        self.kernel_size = pair(op, "kernel_size", kernel_size)
+        self.stride = pair(op, "stride", stride)
+        self.padding = padding if isinstance(padding, str) else pair(op, "padding", padding, 0)
+        self.dilation = pair(op, "dilation", dilation)
+        self.groups = integer(op, "groups", groups, 1)
+        if padding_mode != "zeros":
+            raise ArgumentError.of(op, "padding_mode 'zeros'", repr(padding_mode), "Pad the input with md.pad first.")
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) % groups:
+                raise ArgumentError.of(op, f"{name} divisible by groups={groups}", f"{name}={getattr(self, name)}")
+        self.weight = Parameter(self._empty_weight())
+        self.register_parameter("bias", Parameter(np.zeros(out_channels, default_dtype())) if bias else None)
+        self.reset_parameters(rng)
+
+    def _empty_weight(self) -> np.ndarray:
+        """Zeros of the weight's shape, (KH, KW, C, O) in memory, which is what the kernels read."""
+        c, o = self.in_channels // self.groups, self.out_channels
+        return np.zeros((*self.kernel_size, c, o), default_dtype()).transpose(3, 2, 0, 1)
+
+    def reset_parameters(self, rng: Rng = None) -> None:
+        """Draw new first values: weight and bias evenly within +-1/sqrt(fan_in)."""
+        rng = generator(rng)
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5), rng=rng)
+        if self.bias is not None:
+            bound = 1 / math.sqrt(init.fans("bias", self.weight)[0])
+            init.uniform_(self.bias, -bound, bound, rng=rng)
+
+    def extra_repr(self) -> str:
+        """Channels, kernel, stride, and what differs from the defaults."""
+        parts = [f"{self.in_channels}, {self.out_channels}", f"kernel_size={self.kernel_size}", f"stride={self.stride}"]
+        if self.padding != (0, 0):
+            parts.append(f"padding={self.padding!r}")
+        if self.dilation != (1, 1):
+            parts.append(f"dilation={self.dilation}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        return ", ".join(parts)
+
+
+class Conv2d(_Conv):
+    """Slides kernels over images: every output channel is a weighted sum of a window of all input channels.
+
+    Like every deep-learning library it computes the cross-correlation: the kernel is not flipped.
+
+    Args:
+        in_channels, out_channels: C and O.
+        kernel_size, stride, dilation: one number or (height, width).
+        padding: one number, (height, width), 'same' or 'valid'; pads with zeros on all sides.
+        groups: cuts the channels into groups that do not see each other; C of them is a depthwise convolution.
+        bias: whether each output channel adds a number of its own.
+        padding_mode: 'zeros'.
+        rng: generator or seed of the first values.
+
+    Shape:
+        x (N, C, H, W); y (N, O, OH, OW) with OH = floor((H + 2*PH - DH*(KH-1) - 1) / SH) + 1;
+        weight (O, C/groups, KH, KW), which lies (KH, KW, C/groups, O) in memory; bias (O,).
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> conv = nn.Conv2d(1, 32, 3, rng=0)
+    >>> conv(md.ones(5, 1, 28, 28)).shape
+    (5, 32, 26, 26)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng
+        )
+        if isinstance(padding, str):
+            choice("Conv2d", "padding", padding, ("same", "valid"))
+            if padding == "same" and self.stride != (1, 1):
+                raise ArgumentError.of("Conv2d", "stride 1 with padding='same'", f"stride {self.stride}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ConvTranspose2d(_Conv):
+    """The transpose of a convolution: what backward of ``Conv2d`` does to a gradient, as a layer that enlarges.
+
+    Args:
+        in_channels, out_channels: C and O.
+        kernel_size, stride, dilation: one number or (height, width).
+        padding: rows and columns taken off each side of the result (the padding of the convolution it transposes).
+        output_padding: rows and columns added to one side, where several sizes would fit the same convolution.
+        groups, bias, padding_mode, rng: as in ``Conv2d``.
+
+    Shape:
+        x (N, C, H, W); y (N, O, OH, OW) with OH = (H-1)*SH - 2*PH + DH*(KH-1) + output_padding + 1;
+        weight (C, O/groups, KH, KW), which lies (KH, KW, O/groups, C) in memory; bias (O,).
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.ConvTranspose2d(8, 4, 2, stride=2, rng=0)(md.ones(1, 8, 7, 7)).shape
+    (1, 4, 14, 14)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, int] = 1,
+        padding_mode: str = "zeros",
+        *,
+        rng: Rng = None,
+    ) -> None:
+        pair("ConvTranspose2d", "padding", padding, 0)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng
+        )
+        self.output_padding = pair("ConvTranspose2d", "output_padding", output_padding, 0)
+        for extra, s, d in zip(self.output_padding, self.stride, self.dilation):
+            if extra >= max(s, d):
+                raise ArgumentError.of("ConvTranspose2d", f"output_padding below {max(s, d)} (stride or dilation)", str(extra))
+
+    def _empty_weight(self) -> np.ndarray:
+        c, o = self.in_channels, self.out_channels // self.groups
+        return np.zeros((*self.kernel_size, o, c), default_dtype()).transpose(3, 2, 0, 1)
+
+    def forward(self, x: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        """Convolve backwards; ``output_size`` (height, width) chooses the output padding that gives this size."""
+        extra = self.output_padding if output_size is None else self._padding_for(x, output_size)
+        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
+
+    def _padding_for(self, x: Tensor, output_size: tuple[int, int]) -> tuple[int, ...]:
+        sizes = pair("ConvTranspose2d", "output_size", output_size)
+        extra = []
+        for i, size in enumerate(sizes):
+            s, p, k, d = self.stride[i], self.padding[i], self.kernel_size[i], self.dilation[i]
+            least = (x.shape[i - 2] - 1) * s - 2 * p + d * (k - 1) + 1
+            if not least <= size < least + s:
+                raise ArgumentError.of("ConvTranspose2d", f"output_size[{i}] from {least} to {least + s - 1}", str(size))
+            extra.append(size - least)
+        return tuple(extra)
+
+    def extra_repr(self) -> str:
+        """As for Conv2d, with the output padding."""
+        text = super().extra_repr()
+        return f"{text}, output_padding={self.output_padding}" if self.output_padding != (0, 0) else text

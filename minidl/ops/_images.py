@@ -1,0 +1,41 @@
+"""Checks of images, kernels and windows that convolution, pooling and resizing share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidl.errors import ShapeError
+from minidl.ops._arguments import real_tensor
+from minidl.ops.shape import expand_dims
+from minidl.tensor import Tensor
+
+
+def batch(op: str, x: Any, name: str = "x", letters: str = "C, H, W") -> tuple[Tensor, bool]:
+    """``x`` as a batch of images, and whether it was a single one, to which an axis of length 1 was added.
+
+    Raises:
+        DtypeError: integers and booleans.
+        ShapeError: another number of axes, or an axis other than the first of length 0.
+    """
+    x = real_tensor(op, x, name)
+    axes = letters.count(",") + 2
+    if x.ndim not in (axes - 1, axes):
+        raise ShapeError.of(op, f"{name} of shape (N, {letters}) or ({letters})", f"shape {x.shape}")
+    if 0 in x.shape[-axes + 1 :]:
+        raise ShapeError.of(op, f"{name} with no empty axis but the first", f"shape {x.shape}")
+    return (expand_dims(x, 0), True) if x.ndim == axes - 1 else (x, False)
+
+
+def fits(op: str, size: tuple[int, int], kernel: tuple[int, int], padding: tuple, dilation: tuple[int, int]) -> None:
+    """Require that at least one window fits into the padded image; ``padding`` is ((top, bottom), (left, right))."""
+    span = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    padded = tuple(n + sum(p) for n, p in zip(size, padding, strict=True))
+    if span[0] > padded[0] or span[1] > padded[1]:
+        needed = tuple(max(0, -(-(s - n) // 2)) for s, n in zip(span, size, strict=True))
+        dilated = f" (with dilation {dilation} it spans {span})" if dilation != (1, 1) else ""
+        raise ShapeError.of(
+            op,
+            f"a kernel no larger than the padded input {padded}",
+            f"kernel {kernel}{dilated} for an input of {size}",
+            f"Use a smaller kernel, or padding of at least {needed}.",
+        )

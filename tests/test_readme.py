@@ -1,0 +1,33 @@
+"""The README's code runs as printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_ten_line_loop(capsys):
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    accuracy = float(re.search(r"'accuracy': ([\d.]+)", capsys.readouterr().out).group(1))
+    assert accuracy > 0.9
+
+
+def test_adding_an_operation():
+    from minidl.gradcheck import gradcheck
+    from minidl.registry import OPS, Draw
+
+    names = {}
+    try:
+        exec(compile(BLOCKS[1], "README.md", "exec"), names)
+        (sample,) = OPS["sinh"].samples(Draw())
+        assert gradcheck(names["sinh"], sample.args)
+    finally:
+        OPS.pop("sinh", None)
+
+
+@pytest.mark.parametrize("path", re.findall(r"!\[.*?\]\((.*?)\)", README.read_text(encoding="utf-8")))
+def test_pictures_exist(path):
+    assert (README.parent / path).stat().st_size > 1000
