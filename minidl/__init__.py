@@ -1,6 +1,6 @@
 """minidl: deep learning from scratch, in Python that can be read and is fast."""
 
-from minidl import data, functional, nn
+from minidl import data, functional, nn, optim, train
 from minidl.backend import default_dtype, use_dtype
 from minidl.context import enable_grad, is_grad_enabled, no_grad, watch
 from minidl.errors import ArgumentError, DeviceError, DtypeError, GraphError, ShapeError
@@ -11,6 +11,7 @@ from minidl.kernels import use_kernels
 from minidl.memory import no_pool
 from minidl.random import manual_seed
 from minidl.tensor import Parameter, Tensor
+from minidl.train import evaluate, fit, predict
 
 
 def __getattr__(name: str):

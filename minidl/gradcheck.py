@@ -175,7 +175,7 @@ def _float64_inputs(inputs: Sequence[Any], wrt: Sequence[int] | None) -> tuple[l
     def convert(value: Any, label: str, wanted: bool) -> Any:
         if isinstance(value, (list, tuple)) and any(isinstance(v, (Tensor, np.ndarray)) for v in value):
             return type(value)(convert(v, f"{label}[{i}]", wanted) for i, v in enumerate(value))
-        if isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
+        if wanted and isinstance(value, (list, tuple)) and value and not isinstance(value[0], int):
             value = np.asarray(value, np.float64)
         if backend.is_array(value):
             value = Tensor(value)

@@ -441,8 +441,8 @@ class Parameter(Tensor):
 
 
 def _shares(a: Array, b: Array) -> bool:
-    """Whether two arrays may lie in the same memory."""
-    return np.may_share_memory(a, b) if isinstance(a, np.ndarray) else a.data.ptr == b.data.ptr or a.base is not None
+    """Whether a may lie in b's memory, or in its own several times over, as a broadcast view does (read-only in NumPy)."""
+    return np.may_share_memory(a, b) or not a.flags.writeable if isinstance(a, np.ndarray) else a.data.ptr == b.data.ptr or a.base is not None
 
 
 @np.errstate(all="ignore")  # infinities and NaN are results here, not warnings

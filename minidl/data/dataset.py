@@ -58,7 +58,7 @@ class ArrayDataset:
         if not isinstance(index, slice) and np.ndim(index) == 0:
             i = operator.index(index)
             return self.images[i], int(self.labels[i])
-        index = index if isinstance(index, slice) else np.asarray(index)
+        index = list(index) if isinstance(index, tuple) else index
         return ArrayDataset(self.images[index], self.labels[index], self.classes)
 
     def __repr__(self) -> str:

@@ -94,7 +94,7 @@ class DataLoader:
         n = len(self.arrays[0])
         order = generator(self._rng).permutation(n) if self.shuffle else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            rows = slice(start, start + self.batch_size)
+            rows: slice | np.ndarray = slice(start, start + self.batch_size)
             if order is not None:
                 rows = order[rows]
             batch = tuple(as_batch(array, rows, default_dtype()) for array in self.arrays)
@@ -129,7 +129,11 @@ def as_batch(array: np.ndarray, rows: slice | np.ndarray, dtype: Any) -> np.ndar
     part = array[rows]
     if not (part.dtype.kind == "f" or _are_images(part)):
         return part.astype(np.bool_ if part.dtype == np.bool_ else np.int64)
-    out = memory.empty_images(*part.shape, dtype) if part.ndim == 4 else memory.empty(part.shape, dtype)
+    if part.ndim == 4:
+        n, c, h, w = part.shape
+        out = memory.empty_images(n, c, h, w, dtype)
+    else:
+        out = memory.empty(part.shape, dtype)
     out[...] = part
     if _are_images(part):
         out /= 255

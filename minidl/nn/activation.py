@@ -200,7 +200,7 @@ class Softplus(Module):
 class _AlongAxis(Module):
     """An activation that looks at all elements along one axis."""
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int = -1) -> None:
         super().__init__()
         self.axis = integer(type(self).__name__, "axis", axis)
 
@@ -215,7 +215,7 @@ class Softmax(_AlongAxis):
     ``CrossEntropyLoss`` expects the logits x, not these probabilities.
 
     Args:
-        axis: along which to normalise.
+        axis: along which to normalise; the last one by default.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -232,7 +232,7 @@ class LogSoftmax(_AlongAxis):
     """y = log(softmax(x)) along an axis, computed without the overflow and the rounding of the two steps.
 
     Args:
-        axis: along which to normalise.
+        axis: along which to normalise; the last one by default.
 
     >>> import minidl as md
     >>> from minidl import nn

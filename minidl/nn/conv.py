@@ -19,6 +19,8 @@ from minidl.tensor import Parameter, Tensor
 
 __all__ = ["Conv2d", "ConvTranspose2d", "Fold", "Unfold"]
 
+Size = int | tuple[int, int]
+
 
 class _Conv(Module):
     """Arguments, parameters and first values of both kinds of convolution."""
@@ -110,10 +112,10 @@ class Conv2d(_Conv):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -157,13 +159,13 @@ class ConvTranspose2d(_Conv):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        output_padding: int | tuple[int, int] = 0,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: int | tuple[int, int] = 1,
+        dilation: Size = 1,
         padding_mode: str = "zeros",
         *,
         rng: Rng = None,
@@ -201,3 +203,74 @@ class ConvTranspose2d(_Conv):
         """As for Conv2d, with the output padding."""
         text = super().extra_repr()
         return f"{text}, output_padding={self.output_padding}" if self.output_padding != (0, 0) else text
+
+
+class Unfold(Module):
+    """Cuts images into the windows that a convolution sees, one column each (``im2col``).
+
+    Args:
+        kernel_size, dilation, padding, stride: of the windows, one number or (height, width).
+
+    Shape:
+        x (N, C, H, W); y (N, C*KH*KW, OH*OW).
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.Unfold(2)(md.ones(1, 3, 4, 4)).shape
+    (1, 12, 9)
+    """
+
+    def __init__(self, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> None:
+        super().__init__()
+        self.kernel_size, self.dilation, self.padding, self.stride = _window("Unfold", kernel_size, dilation, padding, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cut."""
+        return F.im2col(x, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def extra_repr(self) -> str:
+        """The window."""
+        return f"kernel_size={self.kernel_size}, dilation={self.dilation}, padding={self.padding}, stride={self.stride}"
+
+
+class Fold(Module):
+    """Puts windows back where ``Unfold`` took them from, and adds where they overlap (``col2im``).
+
+    Args:
+        output_size: (H, W) of the image.
+        kernel_size, dilation, padding, stride: of the windows, one number or (height, width).
+
+    Shape:
+        x (N, C*KH*KW, OH*OW); y (N, C, H, W).
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.Fold((4, 4), 2)(md.ones(1, 12, 9)).shape
+    (1, 3, 4, 4)
+    """
+
+    def __init__(self, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> None:
+        super().__init__()
+        self.output_size = pair("Fold", "output_size", output_size)
+        self.kernel_size, self.dilation, self.padding, self.stride = _window("Fold", kernel_size, dilation, padding, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Put back."""
+        return F.col2im(x, self.output_size, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def extra_repr(self) -> str:
+        """The image and the window."""
+        return (
+            f"output_size={self.output_size}, kernel_size={self.kernel_size}, dilation={self.dilation}, "
+            f"padding={self.padding}, stride={self.stride}"
+        )
+
+
+def _window(op: str, kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> tuple:
+    """The four pairs of a window, checked."""
+    return (
+        pair(op, "kernel_size", kernel_size),
+        pair(op, "dilation", dilation),
+        pair(op, "padding", padding, 0),
+        pair(op, "stride", stride),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import functional as F
+from minidl.errors import ArgumentError
 from minidl.nn.module import Module
 from minidl.ops._arguments import choice, integer, number
 from minidl.tensor import Tensor
@@ -155,6 +156,8 @@ class HuberLoss(_Loss):
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
         self.delta = number("HuberLoss", "delta", delta)
+        if not self.delta > 0:
+            raise ArgumentError.of("HuberLoss", "delta above 0", str(delta))
 
     def forward(self, x: Tensor, target: Any) -> Tensor:
         """The loss."""
@@ -207,7 +210,7 @@ class FocalLoss(_Loss):
     """Binary cross-entropy of logits in which elements that are right already weigh little. Not in PyTorch.
 
     Args:
-        alpha: weight of the positive targets, 1-alpha that of the negative ones; None for none.
+        alpha: weight of the positive targets, 1-alpha that of the negative ones; negative for no weights.
         gamma: how quickly the weight falls as the probability of the truth grows; 0 is plain cross-entropy.
         reduction: 'mean', 'sum' or 'none'.
 
@@ -215,9 +218,9 @@ class FocalLoss(_Loss):
         Lin et al., "Focal Loss for Dense Object Detection", 2017.
     """
 
-    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, reduction: str = "mean") -> None:
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.alpha = None if alpha is None else number("FocalLoss", "alpha", alpha, 0, 1)
+        self.alpha = number("FocalLoss", "alpha", alpha, high=1)
         self.gamma = number("FocalLoss", "gamma", gamma, 0)
 
     def forward(self, x: Tensor, target: Any) -> Tensor:

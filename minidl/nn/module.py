@@ -136,6 +136,10 @@ class Module:
         if name in self._parameters or name in self._buffers or name in self._modules or hasattr(self, name):
             raise ArgumentError.of(type(self).__name__, "a new name", f"{name!r}, which exists already")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copy.deepcopy takes over: all but the cached paths, which belong to these very modules."""
+        return {**self.__dict__, "_paths": (-1, {})}
+
     # ---------------------------------------------------------------- running
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -269,9 +273,15 @@ class Module:
             parameter.grad = None
 
     def apply(self, function: Callable[[Module], Any]) -> Module:
-        """Call ``function`` on every module, children before parents."""
-        for module in reversed(list(self.modules())):
-            function(module)
+        """Call ``function`` on every module, children before parents, in the order of assignment; shared ones once."""
+        return self._apply(function, set())
+
+    def _apply(self, function: Callable[[Module], Any], seen: set[int]) -> Module:
+        if id(self) not in seen:
+            seen.add(id(self))
+            for child in self._modules.values():
+                child._apply(function, seen)
+            function(self)
         return self
 
     def to(self, target: Any) -> Module:
@@ -282,7 +292,7 @@ class Module:
         device = target if isinstance(target, str) and (target == "cpu" or target.startswith("cuda")) else None
         if device is not None:
             parse_device(device)
-        elif np.dtype(target) not in FLOATS:
+        elif target is None or _dtype(target) not in FLOATS:
             raise DtypeError.of("Module.to", "a device, float32 or float64", repr(target))
         for tensor in (*self.parameters(), *self.buffers()):
             if device is not None:
@@ -332,6 +342,8 @@ class Module:
             ShapeError: an array of another shape than the module's.
             DtypeError: an array that holds no numbers, or floats for an integer buffer.
         """
+        if not isinstance(values, Mapping):
+            raise DtypeError.of("load_state_dict", "a dictionary of arrays by name", type(values).__name__)
         own = dict(self._state())
         missing = [name for name in own if name not in values]
         unexpected = [name for name in values if name not in own]
@@ -347,12 +359,21 @@ class Module:
             if name in missing:
                 continue
             value = values[name]
-            array = value._array if isinstance(value, Tensor) else value if is_array(value) else np.asarray(value)
+            try:
+                array = value._array if isinstance(value, Tensor) else value if is_array(value) else np.asarray(value)
+            except TypeError as error:  # a PyTorch tensor on a GPU, or of bfloat16
+                raise DtypeError.of(f"load_state_dict [{name}]", "values that NumPy can hold", str(error)) from None
             if array.shape != tensor.shape:
                 raise ShapeError.of(f"load_state_dict [{name}]", f"shape {tensor.shape}", f"{array.shape}")
             if array.dtype.kind not in "fiub" or (tensor.dtype.kind in "iu" and array.dtype.kind == "f"):
                 raise DtypeError.of(f"load_state_dict [{name}]", f"values for {tensor.dtype}", str(array.dtype))
-            fitting.append((tensor, array))
+            try:
+                with np.errstate(over="raise"):
+                    fitting.append((tensor, array.astype(tensor.dtype, copy=False)))
+            except FloatingPointError:
+                raise ArgumentError.of(
+                    f"load_state_dict [{name}]", f"values within {tensor.dtype}", f"larger ones in {array.dtype}"
+                ) from None
         for tensor, array in fitting:
             tensor._replace(array)
         return missing, unexpected
@@ -369,6 +390,14 @@ class Module:
         if not lines:
             return f"{head}({extra})"
         return f"{head}({extra}\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _dtype(target: Any) -> Any:
+    """The NumPy dtype, or the value itself when it names none."""
+    try:
+        return np.dtype(target)
+    except TypeError:
+        return target
 
 
 def _some(names: list[str]) -> str:

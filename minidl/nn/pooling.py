@@ -30,7 +30,8 @@ class _Pool(Module):
 
     def extra_repr(self) -> str:
         """The window."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, ceil_mode={self.ceil_mode}"
+        text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        return f"{text}, ceil_mode=True" if self.ceil_mode else text
 
 
 class MaxPool2d(_Pool):
@@ -41,6 +42,7 @@ class MaxPool2d(_Pool):
         stride: step from window to window; the kernel size when None, so that windows lie side by side.
         padding: rows and columns of -inf around the image, at most half the kernel.
         dilation: step between the elements of a window.
+        return_indices: also return where in the image each maximum is.
         ceil_mode: keep windows that reach over the right and lower edge.
 
     Shape:
@@ -58,19 +60,23 @@ class MaxPool2d(_Pool):
         stride: Size | None = None,
         padding: Size = 0,
         dilation: Size = 1,
-        *,
+        return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = pair("MaxPool2d", "dilation", dilation)
+        self.return_indices = bool(return_indices)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """Take the maxima."""
-        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return F.max_pool2d(
+            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
 
     def extra_repr(self) -> str:
         """The window and its dilation."""
-        return f"{super().extra_repr()}, dilation={self.dilation}"
+        text = super().extra_repr()
+        return text if self.dilation == (1, 1) else f"{text}, dilation={self.dilation}"
 
 
 class AvgPool2d(_Pool):
@@ -160,14 +166,19 @@ class AdaptiveMaxPool2d(_Adaptive):
 
     Args:
         output_size: one number or (height, width); None keeps that size.
+        return_indices: also return where in the image each maximum is.
 
     Shape:
         x (N, C, H, W); y (N, C, OH, OW).
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        super().__init__(output_size)
+        self.return_indices = bool(return_indices)
+
+    def forward(self, x: Tensor) -> Any:
         """Take the maxima."""
-        return F.adaptive_max_pool2d(x, self.output_size)
+        return F.adaptive_max_pool2d(x, self.output_size, self.return_indices)
 
 
 class GlobalAvgPool2d(Module):

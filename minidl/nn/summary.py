@@ -140,15 +140,16 @@ def summary(model: Module, input_shape: Any, dtype: Any = None) -> Summary:
     dtype = np.dtype((default_dtype() if first is None else first.dtype) if dtype is None else dtype)
     inputs = [Tensor(np.zeros(shape, dtype), device=device) for shape in shapes]
 
-    recorder = _Recorder(model)
     shown = shapes if several else shapes[0]
-    try:
-        with _unchanged(model), watch(recorder.operation), recorder, enable_grad():
-            model(*inputs)
-    except Exception as error:
-        error.add_note(f"in summary; the layers before it:\n{recorder.table(shown)}")
-        raise
-    return recorder.table(shown)
+    with _unchanged(model):
+        recorder = _Recorder(model)
+        try:
+            with watch(recorder.operation), recorder, enable_grad():
+                model(*inputs)
+        except Exception as error:
+            error.add_note(f"in summary; the layers before it:\n{recorder.table(shown)}")
+            raise
+        return recorder.table(shown)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
@@ -185,7 +186,8 @@ class _Recorder:
     def operation(self, node: Node, inputs: tuple, params: dict, output: Array) -> None:
         """Watcher: the work and the memory of one operation."""
         path = "" if node.path == type(self.model).__name__ and node.path not in self.paths.values() else node.path
-        row = self.row(path, type(self.model).__name__ if not path else "")
+        row = self.row(path, path.rpartition(".")[2])
+        row.output_shape = tuple(output.shape)
         spec = OPS.get(node.name)
         if spec is not None and spec.flops is not None:
             row.flops += int(spec.flops(output, *inputs, **params))
@@ -249,12 +251,11 @@ class _unchanged:
     def __init__(self, model: Module) -> None:
         self.buffers = list(model.buffers())
         generators = [value for module in model.modules() for value in vars(module).values()]
-        self.generators = [value for value in generators if isinstance(value, np.random.Generator)]
+        self.generators = [value for value in generators if isinstance(value, np.random.Generator)] + [random.generator()]
 
     def __enter__(self) -> None:
         self.arrays = [buffer._array for buffer in self.buffers]
         self.states = [generator.bit_generator.state for generator in self.generators]
-        self.global_state = random.get_state()
         for buffer in self.buffers:
             buffer._array = buffer._array.copy(order="K")
 
@@ -263,24 +264,22 @@ class _unchanged:
             buffer._array = array
         for generator, state in zip(self.generators, self.states):
             generator.bit_generator.state = state
-        random.set_state(self.global_state)
 
 
 def _si(n: int) -> str:
-    """A count with three digits and k, M, G, T."""
-    value = float(n)
-    for unit in ("", " k", " M", " G", " T"):
-        if value < 999.5 or unit == " T":
-            return f"{n}" if not unit else f"{value:.3g}{unit}"
-        value /= 1000
-    raise AssertionError
+    """A count with k, M, G, T."""
+    return _scaled(n, 1000, ("", "k", "M", "G", "T"))
 
 
 def _bytes(n: int) -> str:
     """A number of bytes in B, KiB, MiB, GiB."""
-    value = float(n)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1023.5 or unit == "GiB":
-            return f"{n} B" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1024
-    raise AssertionError
+    return _scaled(n, 1024, ("B", "KiB", "MiB", "GiB"))
+
+
+def _scaled(n: int, base: int, units: tuple[str, ...]) -> str:
+    """Three digits and the largest unit that leaves at least one before the point."""
+    value, place = float(n), 0
+    while value >= base - 0.5 and place < len(units) - 1:
+        value, place = value / base, place + 1
+    decimals = 0 if place == 0 or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{decimals}f} {units[place]}".rstrip()

@@ -36,7 +36,7 @@ class Upsample(Module):
         size: int | tuple[int, int] | None = None,
         scale_factor: float | tuple[float, float] | None = None,
         mode: str = "nearest",
-        align_corners: bool | None = None,
+        align_corners: bool | None = False,
     ) -> None:
         super().__init__()
         if (size is None) == (scale_factor is None):
@@ -44,7 +44,9 @@ class Upsample(Module):
         self.size: Any = size
         self.scale_factor: Any = scale_factor
         self.mode = choice("Upsample", "mode", mode, ("nearest", "bilinear"))
-        self.align_corners = align_corners
+        if align_corners and mode == "nearest":
+            raise ArgumentError.of("Upsample", "align_corners=False with mode='nearest'", "True")
+        self.align_corners = bool(align_corners)
 
     def forward(self, x: Tensor) -> Tensor:
         """Resize."""

@@ -3,8 +3,12 @@
 from minidl.ops.activation import *
 from minidl.ops.compare import *
 from minidl.ops.create import *
+from minidl.ops.cross_entropy import *
 from minidl.ops.elementwise import *
+from minidl.ops.index import *
+from minidl.ops.loss import *
 from minidl.ops.reduce import *
+from minidl.ops.shape import *
 from minidl.registry import OPS
 from minidl.tensor import Tensor
 

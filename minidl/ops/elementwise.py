@@ -90,6 +90,12 @@ def _operand(op: str, value: Any, name: str, other: Any) -> Any:
     raise DtypeError.of(op, f"{name} as a tensor, an array or a number", describe(value))
 
 
+def common_float(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the widest floating dtype among them; as they are when none is floating."""
+    floats = [t.dtype for t in tensors if t.dtype in FLOATS]
+    return tuple(astype(t, np.result_type(*floats)) for t in tensors) if floats else tensors
+
+
 def check_broadcast(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
     """Refuse shapes that do not broadcast."""
     for m, n in zip(reversed(a), reversed(b)):

@@ -70,9 +70,9 @@ class Adagrad(Optimizer):
         self._numbers(options, "lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
         self._flags(options, "maximize")
 
-    def state_names(self, options: dict[str, Any]) -> tuple[str, ...]:
+    def state_names(self, options: dict[str, Any]) -> dict[str, bool]:
         """The count of steps and the sum of squares."""
-        return ("step", "sum")
+        return {"step": True, "sum": True}
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One step of one parameter."""

@@ -83,9 +83,9 @@ class Adam(Optimizer):
         if not all(0 <= beta < 1 for beta in options["betas"]):
             raise ArgumentError.of(self._name, "betas from 0 to below 1", f"{options['betas']}")
 
-    def state_names(self, options: dict[str, Any]) -> tuple[str, ...]:
+    def state_names(self, options: dict[str, Any]) -> dict[str, bool]:
         """The count of steps and the averages of d and d^2."""
-        return ("step", "exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if options["amsgrad"] else ()))
+        return {"step": True, "exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": options["amsgrad"]}
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One step of one parameter."""

@@ -54,7 +54,7 @@ def clip_grad_norm(
     owners = _with_gradient(op, parameters)
     total = _total([p._grad._array for p in owners], order)  # type: ignore[union-attr]
     if error_if_nonfinite and not math.isfinite(total):
-        raise ArgumentError.of(op, "a finite norm", str(total), "Look for the first NaN or infinity, or lower the learning rate.")
+        raise ArgumentError.of(op, "a finite norm", str(total), "Lower the learning rate, or look for NaN in the data.")
     factor = max_norm / (total + 1e-6)
     if not factor >= 1:
         for p in owners:

@@ -60,7 +60,8 @@ class Optimizer:
         for group in groups:
             self.add_param_group(group)
         if not any(group["params"] for group in self.param_groups):
-            raise ArgumentError.of(self._name, "at least one parameter", "none", "A generator can be used only once; does the model have parameters?")
+            hint = "A generator can be used only once; does the model have parameters?"
+            raise ArgumentError.of(self._name, "at least one parameter", "none", hint)
 
     @property
     def _name(self) -> str:
@@ -71,9 +72,9 @@ class Optimizer:
     def check_options(self, options: dict[str, Any]) -> None:
         """Refuse options out of range; called with the defaults and with every group."""
 
-    def state_names(self, options: dict[str, Any]) -> tuple[str, ...]:
-        """What ``update`` remembers about a parameter under these options: names of arrays, and ``"step"``."""
-        return ()
+    def state_names(self, options: dict[str, Any]) -> dict[str, bool]:
+        """What ``update`` may remember about a parameter (arrays by name, and ``"step"``), and whether these options need it."""
+        return {}
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Overwrite the array of one parameter, given its gradient, its state and its group's options."""
@@ -107,14 +108,13 @@ class Optimizer:
 
     def _items(self, params: Any) -> list[Any]:
         """The parameters or groups as a list."""
-        hint = "Call model.parameters(), or pass a list."
-        if isinstance(params, (Tensor, Mapping, str, set, frozenset)) or is_array(params):
-            what = "a set, whose order changes from run to run" if isinstance(params, (set, frozenset)) else type(params).__name__
-            raise DtypeError.of(self._name, "an iterable of parameters or of groups", what, hint)
-        try:
-            return list(params)
-        except TypeError as error:
-            raise DtypeError.of(self._name, "an iterable of parameters or of groups", type(params).__name__, hint) from error
+        single = isinstance(params, (Tensor, Mapping, str)) or is_array(params)
+        unordered = isinstance(params, (set, frozenset))
+        if single or unordered or not isinstance(params, Iterable):
+            got = "a set, whose order changes from run to run" if unordered else type(params).__name__
+            hint = "Call model.parameters(), or pass a list."
+            raise DtypeError.of(self._name, "an iterable of parameters or of groups", got, hint)
+        return list(params)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters, with options of their own where the group names them.
@@ -126,27 +126,30 @@ class Optimizer:
         [0.1, 0.01]
         """
         if not isinstance(group, Mapping) or "params" not in group:
-            raise DtypeError.of(self._name, "a group as a dictionary with 'params'", describe(group), "Do not mix groups and parameters.")
+            raise DtypeError.of(self._name, "a group as a dictionary with 'params'", describe(group))
         unknown = set(group) - {"params", *self.defaults, *SCHEDULED, *NOTES}
         if unknown:
-            raise ArgumentError.of(self._name, f"options among {', '.join(self.defaults)}", ", ".join(sorted(map(repr, unknown))))
+            got = ", ".join(sorted(map(repr, unknown)))
+            raise ArgumentError.of(self._name, f"options among {', '.join(self.defaults)}", got)
         given = group["params"]
         items = [given] if isinstance(given, Tensor) else self._items(given)
         named = [isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in items]
         names = [item[0] for item, pair in zip(items, named) if pair]
         tensors = [item[1] if pair else item for item, pair in zip(items, named)]
         if names and len(names) < len(items):
-            raise ArgumentError.of(self._name, "names for all parameters of a group or for none", f"{len(names)} of {len(items)} named")
+            got = f"{len(names)} of {len(items)} named"
+            raise ArgumentError.of(self._name, "names for all parameters of a group or for none", got)
         taken = {id(p) for other in self.param_groups for p in other["params"]}
         for i, p in enumerate(tensors):
             which = f"parameter {i}" + (f" ({names[i]!r})" if names else "")
             if not isinstance(p, Tensor):
                 raise DtypeError.of(self._name, f"{which} as a Tensor", describe(p), "Call model.parameters().")
-            if not p.is_leaf:
+            if p.grad_fn is not None:
                 hint = "Optimize the parameters it was computed from."
-                raise GraphError.of(self._name, f"{which} as a leaf tensor", f"the result of {p.grad_fn!r}", hint)
+                raise GraphError.of(self._name, f"{which} as a leaf tensor", f"the result of {p.grad_fn.name}", hint)
             if isinstance(p._array, np.ndarray) and not p._array.flags.writeable:
-                raise ArgumentError.of(self._name, f"{which} in memory of its own", "a read-only view", "Copy it with clone_leaf().")
+                hint = "Copy it with clone_leaf()."
+                raise ArgumentError.of(self._name, f"{which} in memory of its own", "a read-only view", hint)
             if id(p) in taken:
                 raise ArgumentError.of(self._name, "every parameter once", f"{which} a second time")
             taken.add(id(p))
@@ -186,9 +189,9 @@ class Optimizer:
         if g.shape != p.shape:
             raise ShapeError.of(self._name, f"a gradient of shape {p.shape} for {self._label(p)}", f"{g.shape}")
         if g.dtype != p.dtype:
-            raise DtypeError.of(self._name, f"a gradient of {p.dtype} for {self._label(p)}", f"{g.dtype}", "Cast it with astype.")
+            raise DtypeError.of(self._name, f"a gradient of {p.dtype} for {self._label(p)}", f"{g.dtype}")
         if device_of(g) != p.device:
-            raise DeviceError.of(self._name, f"the gradient of {self._label(p)} on {p.device}", device_of(g), "Move it with .to(device).")
+            raise DeviceError.of(self._name, f"a gradient on {p.device} for {self._label(p)}", device_of(g))
 
     def _label(self, p: Tensor) -> str:
         for i, group in enumerate(self.param_groups):
@@ -216,7 +219,8 @@ class Optimizer:
         groups: list[dict[str, Any]] = []
         index = 0
         for group in self.param_groups:
-            groups.append({**group, "params": list(range(index, index + len(group["params"])))})
+            options = {name: list(value) if isinstance(value, list) else value for name, value in group.items()}
+            groups.append({**options, "params": list(range(index, index + len(group["params"])))})
             for p in group["params"]:
                 entries = {k: np.array(to_numpy(v), order="C") if is_array(v) else v for k, v in self.state.get(p, {}).items()}
                 if entries:
@@ -241,7 +245,7 @@ class Optimizer:
             raise ArgumentError.of(op, "a dictionary with 'state' and 'param_groups'", describe(state_dict))
         sizes = [len(group["params"]) for group in self.param_groups]
         saved = state_dict["param_groups"]
-        if not isinstance(saved, (list, tuple)) or not all(isinstance(g, Mapping) and isinstance(g.get("params"), list) for g in saved):
+        if not isinstance(saved, list) or not all(isinstance(g, Mapping) and isinstance(g.get("params"), list) for g in saved):
             raise ArgumentError.of(op, "'param_groups' as a list of dictionaries with a list under 'params'", describe(saved))
         if [len(group["params"]) for group in saved] != sizes:
             got = [len(group["params"]) for group in saved]
@@ -253,7 +257,8 @@ class Optimizer:
             raise ArgumentError.of(op, "'state' as a dictionary", describe(state_dict["state"]))
         for key, entries in state_dict["state"].items():
             if str(key) not in places or not isinstance(entries, Mapping):
-                raise ArgumentError.of(op, "'state' with a dictionary per parameter of the groups", f"{key!r}: {describe(entries)}")
+                got = f"{key!r}: {describe(entries)}"
+                raise ArgumentError.of(op, "'state' with a dictionary per parameter of the groups", got)
             p, group = places[str(key)]
             states[p] = self._loaded_state(f"{op} [parameter {key}]", p, group, entries)
         self.param_groups[:] = groups
@@ -274,16 +279,15 @@ class Optimizer:
     def _loaded_state(self, op: str, p: Tensor, options: dict[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
         entries = {name: value for name, value in entries.items() if value is not None}
         names = self.state_names(options)
-        if entries and set(entries) != set(names):
+        needed = {name for name, need in names.items() if need}
+        if entries and not needed <= set(entries) <= set(names):
             got = ", ".join(sorted(map(str, entries)))
-            raise ArgumentError.of(op, f"the entries {', '.join(names) or 'none'}", got, "Was it saved with other options?")
+            raise ArgumentError.of(op, f"the entries {', '.join(names)}", got, "Was it saved with other options?")
         state: dict[str, Any] = {}
         for name, value in entries.items():
-            array = value if is_array(value) else value._array if isinstance(value, Tensor) else np.asarray(value)
-            if array.dtype.kind not in "fiu":
-                raise DtypeError.of(op, f"{name} as numbers", describe(value))
+            array = _numbers(op, name, value)
             if name == "step":
-                if array.size != 1 or not array.item() >= 0 or array.item() != int(array.item()):
+                if array.size != 1 or array.item() < 0 or not float(array.item()).is_integer():
                     raise ArgumentError.of(op, "step as a count", describe(value))
                 state[name] = int(array.item())
                 continue
@@ -299,3 +303,14 @@ class Optimizer:
             options = ", ".join(f"{name}={value}" for name, value in group.items() if name not in ("params", "param_names"))
             lines.append(f"  group {i}: {len(group['params'])} parameters, {options}\n")
         return f"{self._name}(\n{''.join(lines)})"
+
+
+def _numbers(op: str, name: str, value: Any) -> Array:
+    """A saved value as an array of numbers: an array, a tensor (also PyTorch's), a number or nested lists."""
+    try:
+        array = value._array if isinstance(value, Tensor) else value if is_array(value) else np.asarray(value)
+    except ValueError as error:
+        raise DtypeError.of(op, f"{name} as numbers", describe(value)) from error
+    if array.dtype.kind not in "fiu":
+        raise DtypeError.of(op, f"{name} as numbers", describe(value))
+    return array

@@ -31,9 +31,9 @@ def l1_penalty(parameters: Iterable[Tensor] | Tensor) -> Tensor:
     5.3...
     """
     first, *others = _tensors("l1_penalty", parameters)
-    total = F.abs(first).sum()
+    total = F.absolute(first).sum()
     for w in others:
-        total = total + F.abs(w).sum()
+        total = total + F.absolute(w).sum()
     return total
 
 

@@ -78,10 +78,10 @@ class RMSprop(Optimizer):
         self._numbers(options, "lr", "alpha", "eps", "weight_decay", "momentum")
         self._flags(options, "centered", "maximize")
 
-    def state_names(self, options: dict[str, Any]) -> tuple[str, ...]:
+    def state_names(self, options: dict[str, Any]) -> dict[str, bool]:
         """The count of steps, the averages of d^2 and d, and the momentum."""
-        momentum = ("momentum_buffer",) if options["momentum"] > 0 else ()
-        return ("step", "square_avg", *momentum, *(("grad_avg",) if options["centered"] else ()))
+        momentum = options["momentum"] > 0
+        return {"step": True, "square_avg": True, "momentum_buffer": momentum, "grad_avg": options["centered"]}
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One step of one parameter."""

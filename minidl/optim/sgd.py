@@ -80,9 +80,9 @@ class SGD(Optimizer):
             got = f"momentum {options['momentum']} and dampening {options['dampening']}"
             raise ArgumentError.of(self._name, "momentum > 0 and dampening 0 for nesterov", got)
 
-    def state_names(self, options: dict[str, Any]) -> tuple[str, ...]:
+    def state_names(self, options: dict[str, Any]) -> dict[str, bool]:
         """The momentum, when there is one."""
-        return ("momentum_buffer",) if options["momentum"] != 0 else ()
+        return {"momentum_buffer": options["momentum"] != 0}
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One step of one parameter."""

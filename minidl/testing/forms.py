@@ -24,16 +24,21 @@ def reversed_axes(a: np.ndarray) -> np.ndarray:
     return a[turn].copy()[turn]
 
 
+def fortran(a: np.ndarray) -> np.ndarray:
+    """The first axis innermost in memory."""
+    return np.array(a, order="F")  # asfortranarray would give a 0-d array an axis
+
+
 def channels_last(a: np.ndarray) -> np.ndarray:
     """Axis 1 innermost in memory."""
     if a.ndim < 3:
-        return np.asfortranarray(a)
+        return fortran(a)
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
 
 
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "contiguous": np.ascontiguousarray,
-    "fortran": np.asfortranarray,
+    "fortran": fortran,
     "channels_last": channels_last,
     "strided": strided,
     "reversed": reversed_axes,

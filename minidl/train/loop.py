@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class NonFiniteLoss(Located, FloatingPointError):
-    """The loss became NaN or infinite. The weights are those from before the batch; ``history`` holds the epochs before it."""
+    """The loss became NaN or infinite.
+
+    The parameters are those from before the batch (running statistics have seen it); ``history`` holds the epochs before.
+    """
 
     history: History
 
@@ -82,7 +85,7 @@ def fit(
             raise ArgumentError.of(
                 "fit", expected, f"a {type(given).__name__}", "Pass a list, a DataLoader or another iterable."
             )
-    state = State(model, optimizer, epochs, batches=len(batches) if hasattr(batches, "__len__") else None)
+    state = State(model, optimizer, epochs, batches=len(batches) if isinstance(batches, Sized) else None)
     history = History()
     watching = (*callbacks, history)
     with _mode(model, training=True):

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from minidl.errors import ShapeError
@@ -32,10 +33,8 @@ TITLE, LABEL, SMALL = 12, 9, 8  # font sizes in points
 
 def figure(width: float, height: float, title: str) -> Figure:
     """An empty figure of a size in inches with a title on top."""
-    fig = Figure(
-        figsize=(width, height), dpi=130, facecolor="white", layout="compressed"
-    )  # constrained, and tight around images
-    fig.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, compress=True)  # compress: tight around images
+    fig = Figure(figsize=(width, height), dpi=130, facecolor="white", layout=layout)
     fig.suptitle(title, fontsize=TITLE, color=INK)
     return fig
 
@@ -57,11 +56,11 @@ def part_of(cmap: str, low: float, high: float) -> Colormap:
     return LinearSegmentedColormap.from_list(cmap, colormaps[cmap](np.linspace(low, high, 256)))
 
 
-def ink_on(colour: Sequence[float]) -> str:
-    """Dark or white, whichever is easier to read on a background (relative luminance of WCAG 2)."""
+def ink_on(colour: Sequence[float] | np.ndarray) -> str:
+    """Black or white, whichever stands out more: a contrast of at least 4.5 on any colour (WCAG 2)."""
     rgb = np.asarray(colour[:3], dtype=float)
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return INK if linear @ (0.2126, 0.7152, 0.0722) > 0.2 else "white"
+    return "black" if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else "white"
 
 
 def class_names(op: str, classes: Sequence[Any] | None, count: int) -> list[str]:
@@ -86,7 +85,12 @@ def percent(share: float) -> str:
 
 
 def tiles(
-    axes: Axes, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int, caption_height: float, **show: Any
+    axes: Axes,
+    pictures: Sequence[np.ndarray] | np.ndarray,
+    captions: Sequence[str],
+    columns: int,
+    caption_height: float,
+    **show: Any,
 ) -> None:
     """Lay pictures of one size out in a grid on one pair of axes, each with a caption above it.
 

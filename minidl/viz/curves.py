@@ -35,18 +35,15 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
     >>> import minidl as md
     >>> figure = md.viz.learning_curves([{"loss": 0.9, "val_loss": 0.7}, {"loss": 0.4, "val_loss": 0.5}])
-    >>> figure.axes[0].get_title()
+    >>> figure.axes[0].get_title(loc="left")
     'Loss: lowest on validation data in epoch 2 (0.5)'
     """
     rows = _rows(history)
     kinds = [kind for kind in ("loss", "accuracy") if any(_points(rows, prefix + kind) for prefix, *_ in _LINES)]
     if not kinds:
         raise ArgumentError.of("learning_curves", "loss, accuracy, val_loss or val_accuracy in the rows", "none of them")
-    fig = style.figure(
-        4.8 * len(kinds) if len(kinds) > 1 else 6.4,
-        4.2,
-        f"Learning curves over {len(rows)} epoch{'s' if len(rows) > 1 else ''}",
-    )
+    title = f"Learning curves over {len(rows)} epoch{'s' if len(rows) > 1 else ''}"
+    fig = style.figure(9.6 if len(kinds) == 2 else 6.4, 4.2, title)
     drawn: dict[str, Any] = {}
     for kind, axes in zip(kinds, fig.subplots(1, len(kinds), squeeze=False)[0]):
         drawn |= _draw(axes, rows, kind)
@@ -101,8 +98,8 @@ def _draw(axes: Axes, rows: list[dict[str, float]], kind: str) -> dict[str, Any]
             notes.append(f"{name} {kind} is not finite in {lost} epoch{'s' if lost > 1 else ''}")
         epochs = [epoch for epoch, _ in points]
         values = [value if math.isfinite(value) else math.nan for _, value in points]
-        few = marker if len(rows) <= 30 else ""
-        (drawn[name],) = axes.plot(epochs, values, few, color=colour, linestyle="-", linewidth=1.8, markersize=4.5)
+        marks: dict[str, Any] = {"marker": marker if len(rows) <= 30 else "", "markersize": 4.5}
+        (drawn[name],) = axes.plot(epochs, values, color=colour, linestyle="-", linewidth=1.8, **marks)
         if finite:  # validation comes last and has the word
             best = *(min if kind == "loss" else max)(finite, key=lambda point: point[1]), name, colour
     title = kind.capitalize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def filters(weights: Any, limit: int = 64) -> Figure:
     axes = fig.subplots()
     style.tiles(axes, pictures, captions, columns, caption_height, **show)
     if in_rows:
-        text = {"fontsize": style.SMALL, "color": style.INK}
+        text: dict[str, Any] = {"fontsize": style.SMALL, "color": style.INK}
         for c in range(columns):
             axes.text(c * 1.12 + 0.5, -0.1, str(c), ha="center", va="baseline", **text)
         for o in range(len(shown)):
@@ -89,8 +90,8 @@ def feature_maps(model: Module, image: Any, layer: str | Sequence[str] | None = 
     """What the convolution layers of a model make of one image: the image, then a row of maps per layer.
 
     The model runs once, in evaluation mode and without recording a graph; afterwards every module is in
-    the mode it was in. Maps of one layer share one scale: blue is negative, white 0, red positive; from dark
-    to light where a layer gives no negative values.
+    the mode it was in. The maps of a row share one scale: blue is negative, white 0, red positive; from dark
+    to light where none is negative.
 
     Args:
         model: the model, which takes a batch (1, C, H, W).
@@ -108,8 +109,8 @@ def feature_maps(model: Module, image: Any, layer: str | Sequence[str] | None = 
     >>> from minidl import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU())
     >>> figure = md.viz.feature_maps(model, md.zeros(1, 8, 8))
-    >>> [axes.get_title(loc="left") for axes in figure.axes]
-    ['input: 1 x 8 x 8, values 0 to 0', '0: Conv2d, 4 maps of 6 x 6, values -0.318 to 0.209 (blue below 0, red above)']
+    >>> len(figure.axes), figure.axes[0].get_title(loc="left")
+    (2, 'input: 1 x 8 x 8, values 0 to 0')
     """
     op = "feature_maps"
     if not isinstance(model, Module):
@@ -127,10 +128,11 @@ def feature_maps(model: Module, image: Any, layer: str | Sequence[str] | None = 
     outputs = outputs[:_ROWS]
 
     columns = max(min(channels, len(maps)) + (len(maps) > channels) for *_, maps in outputs)
-    inches, caption_height = 0.95, 0.17  # width of a map in inches; height of its number in widths
+    inches = 0.95  # width of a map
+    caption_height, below = 0.17, 0.15  # space for its number, and under the row, in widths of a map
     tall = [x.shape[2] / x.shape[3], *(maps.shape[1] / maps.shape[2] for *_, maps in outputs)]
-    heights = [inches * (t + caption_height + 0.12) for t in tall]
-    size = max(6.4, columns * 1.12 * inches + 0.2), sum(heights) + 0.33 * len(heights) + 0.5
+    heights = [inches * (t + caption_height + below) for t in tall]
+    size = max(6.4, columns * 1.12 * inches + 0.2), sum(heights) + 0.26 * len(heights) + 0.5
     fig = style.figure(*size, title)
     panels = fig.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights})
     _draw_input(panels[0], x)
@@ -138,6 +140,7 @@ def feature_maps(model: Module, image: Any, layer: str | Sequence[str] | None = 
         _draw_maps(axes, f"{path}: {kind}" if path else kind, maps, channels, caption_height)
     for axes in panels:
         axes.set_xlim(-0.02, max(size[0] / inches, columns * 1.12))
+        axes.set_ylim(axes.get_ylim()[0] + below, 0)
         axes.set_anchor("W")
     return fig
 
@@ -159,13 +162,12 @@ def _layers(op: str, model: Module, layer: str | Sequence[str] | None) -> dict[s
     """The layers to look at, by their path."""
     modules = dict(model.named_modules())
     if layer is None:
-        found = {path: module for path, module in modules.items() if isinstance(module, (Conv2d, ConvTranspose2d))}
-        if not found:
-            raise ArgumentError.of(
-                op, "a model with convolution layers", type(model).__name__, "Name other layers with layer=."
-            )
-        return found
-    paths = [layer] if isinstance(layer, str) else list(layer)
+        paths = [path for path, module in modules.items() if isinstance(module, (Conv2d, ConvTranspose2d))]
+        if not paths:
+            hint = "Name other layers with layer=."
+            raise ArgumentError.of(op, "a model with convolution layers", type(model).__name__, hint)
+    else:
+        paths = [layer] if isinstance(layer, str) else list(layer)
     for path in paths:
         if path not in modules:
             raise ArgumentError.of(op, f"a layer of the model ({', '.join(filter(None, modules))})", repr(path))
@@ -176,16 +178,13 @@ def _outputs(op: str, model: Module, x: Tensor, layers: dict[str, Module]) -> li
     """Path, kind and output (C, H, W) of each call of the layers, in the order in which they ran."""
     outputs: list[tuple[str, str, np.ndarray]] = []
 
-    def keep(path: str, layer: Module, output: Any) -> None:
+    def keep(path: str, layer: Module, inputs: tuple, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim != 4 or output.size == 0:
             raise ShapeError.of(op, "a layer with output (N, C, H, W)", describe(output))
         outputs.append((path, type(layer).__name__, np.array(output.numpy()[0])))
 
     modes = [(module, module.training) for module in model.modules()]
-    remove = [
-        module.register_forward_hook(lambda layer, _, output, path=path: keep(path, layer, output))
-        for path, module in layers.items()
-    ]
+    remove = [module.register_forward_hook(partial(keep, path)) for path, module in layers.items()]
     try:
         with no_grad():
             model.eval()(x)
@@ -213,7 +212,7 @@ def _draw_maps(axes: Axes, name: str, maps: np.ndarray, channels: int, caption_h
     """One row: the first maps of a layer, and how many more there are."""
     shown = maps[:channels]
     count, H, W = maps.shape
-    finite = maps[np.isfinite(maps)]
+    finite = shown[np.isfinite(shown)]
     largest = float(np.abs(finite).max(initial=0)) or 1.0
     signed = bool((finite < 0).any())
     show = {"cmap": style.SIGNED if signed else style.POSITIVE, "vmin": -largest if signed else 0, "vmax": largest}
@@ -224,7 +223,7 @@ def _draw_maps(axes: Axes, name: str, maps: np.ndarray, channels: int, caption_h
             len(shown) * 1.12 + 0.1, middle, f"+{count - len(shown)} more", va="center", fontsize=style.LABEL, color=style.INK
         )
     colours = "blue below 0, red above" if signed else "dark is 0"
-    text = f"{name}, {count} map{'s' if count > 1 else ''} of {H} x {W}, {_range(maps)} ({colours})"
+    text = f"{name}, {count} map{'s' if count > 1 else ''} of {H} x {W}, {_range(shown)} ({colours})"
     axes.set_title(text, fontsize=style.LABEL, color=style.INK, loc="left")
 
 

@@ -93,6 +93,7 @@ def _checked(matrix: Any, classes: Sequence[Any] | None) -> tuple[np.ndarray, li
 
 def _label(axes: Axes, names: list[str], turned: bool, rows: str) -> None:
     K = len(names)
+    axes.set_facecolor("white")
     axes.set_xlabel("predicted class", fontsize=10, color=style.INK)
     axes.set_ylabel(rows, fontsize=10, color=style.INK)
     axes.tick_params(colors=style.INK, labelsize=style.LABEL if K <= _WRITTEN else 6.5, length=0)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.kernels.cpu._blas import one_blas_thread
 from minidl.kernels.cpu._jit import parallel, prange, serial, threads
 from minidl.kernels.generic.conv import BLOCK_BYTES, Padding, Pair, blocks, conv_size
 from minidl.memory import channels_last, empty
 
 __all__ = ["conv2d_backward", "conv2d_forward"]
 
-IM2COL, COL2IM = 0, 1
+IM2COL, COL2IM = 0, 1  # directions of a copy between image and columns
+OUTPUT, INPUT, WEIGHT = 0, 1, 2  # what a depthwise pass adds to
 
 
 @serial
@@ -142,6 +144,7 @@ def _spatial_first(w: np.ndarray) -> np.ndarray:
     return w if w.flags.c_contiguous else np.ascontiguousarray(w)
 
 
+@one_blas_thread()
 @np.errstate(invalid="ignore", over="ignore")
 def conv2d_forward(
     x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
@@ -165,6 +168,7 @@ def conv2d_forward(
     return y.transpose(0, 3, 1, 2)
 
 
+@one_blas_thread()
 @np.errstate(invalid="ignore", over="ignore")
 def conv2d_backward(
     gy: np.ndarray,
@@ -214,9 +218,6 @@ def conv2d_backward(
         None if gw is None else gw.transpose(3, 2, 0, 1),
         gb,
     )
-
-
-OUTPUT, INPUT, WEIGHT = 0, 1, 2
 
 
 @serial

@@ -1,5 +1,9 @@
 """The textbook kernels: every formula on NumPy's interface, for NumPy and CuPy arrays alike."""
 
 from minidl.kernels.generic.activation import *
+from minidl.kernels.generic.conv import *
 from minidl.kernels.generic.elementwise import *
+from minidl.kernels.generic.loss import *
 from minidl.kernels.generic.optim import *
+from minidl.kernels.generic.pool import *
+from minidl.kernels.generic.resize import *

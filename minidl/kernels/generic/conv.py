@@ -91,8 +91,8 @@ def col2im(columns: Array, size: Pair, kernel: Pair, stride: Pair, padding: Padd
     (H, W), (KH, KW), (SH, SW), (DH, DW) = size, kernel, stride, dilation
     (top, _), (left, _) = padding
     OH, OW = conv_size(H, KH, SH, padding[0], DH), conv_size(W, KW, SW, padding[1], DW)
-    columns = columns.reshape(len(columns), -1, KH, KW, OH, OW)
-    N, C = columns.shape[:2]
+    N, C = len(columns), columns.shape[1] // (KH * KW)
+    columns = columns.reshape(N, C, KH, KW, OH, OW)
     padded = xp.zeros((N, C, (OH - 1) * SH + (KH - 1) * DH + 1, (OW - 1) * SW + (KW - 1) * DW + 1), columns.dtype)
     for kh in range(KH):
         for kw in range(KW):

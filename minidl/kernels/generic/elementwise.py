@@ -19,5 +19,11 @@ def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def scatter_add(target: Array, index: Any, values: Array) -> None:
-    """target[index] += values, in place, where an element that index names several times gets every value."""
-    xp_of(target).add.at(target, index, values)
+    """target[index] += values, in place, where an element that the index names several times gets every value.
+
+    ``target`` is C-contiguous and ``values`` has the shape of ``target[index]``. The index is turned into
+    flat positions first: ``add.at`` is several times faster on one axis.
+    """
+    xp = xp_of(target)
+    positions = xp.arange(target.size).reshape(target.shape)[index]
+    xp.add.at(target.reshape(-1), positions.reshape(-1), values.reshape(-1))

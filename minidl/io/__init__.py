@@ -1,0 +1,3 @@
+"""Models in files."""
+
+from minidl.io.weights import load, load_metadata, load_weights, save
