@@ -37,4 +37,4 @@ class DeviceError(Located, RuntimeError):
 
 
 class GraphError(Located, RuntimeError):
-    """A graph that cannot be walked: freed, never recorded, or its arrays were changed since."""
+    """A graph that cannot be walked: freed, or never recorded."""

@@ -69,7 +69,6 @@ class Function:
         recording = state.grad_enabled and cls.differentiable
         arrays: list[Any] = []
         edges: list[Node | Tensor | None] = []
-        stamp = 0
         record = False
         kind = None
         for value in inputs:
@@ -82,14 +81,13 @@ class Function:
                     raise _mixed_devices(cls.name, inputs)
                 if recording and value._requires_grad:
                     record = True
-                    stamp += value._version
                     edge = value._node
                     if edge is None:
                         edge = value
                 value = array
             arrays.append(value)
             edges.append(edge)
-        node = Node(cls, tuple(edges), stamp)
+        node = Node(cls, tuple(edges))
         try:
             with np.errstate(all="ignore"):  # infinities and NaN are results here, not warnings
                 result = cls.forward(node, *arrays, **params)

@@ -8,6 +8,7 @@ the chain rule: a node receives dL/d(output) and returns dL/d(input) for each in
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
@@ -42,7 +43,7 @@ class Node:
         sequence: creation order; every node has a higher number than the nodes it depends on.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "edges", "function", "hooks", "needs", "path", "retain", "saved", "sequence", "stamp")
+    __slots__ = ("__dict__", "__weakref__", "edges", "function", "hooks", "needs", "path", "retain", "saved", "sequence")
 
     edges: tuple[Node | Tensor | None, ...]
     needs: tuple[bool, ...]
@@ -50,14 +51,13 @@ class Node:
     hooks: list[Callable] | None
     retain: Any
 
-    def __init__(self, function: type[Function], edges: tuple, stamp: int) -> None:
+    def __init__(self, function: type[Function], edges: tuple) -> None:
         self.function = function
         self.edges = edges
         self.needs = tuple([edge is not None for edge in edges])
         self.saved = ()
         self.path = state.path
         self.sequence = next(_sequence)
-        self.stamp = stamp  # sum of the leaf inputs' versions: tells whether one was written to since
         self.hooks = None
         self.retain = None
 
@@ -94,7 +94,7 @@ class Tensor:
     tensor([2., 4., 6.])
     """
 
-    __slots__ = ("__weakref__", "_array", "_grad", "_hooks", "_node", "_requires_grad", "_version")
+    __slots__ = ("__weakref__", "_array", "_grad", "_hooks", "_node", "_requires_grad")
 
     _array: Array
     _node: Node | None
@@ -106,7 +106,6 @@ class Tensor:
         self._node = None
         self._grad = None
         self._hooks: list[Callable] | None = None
-        self._version = 0
         self._requires_grad = False
         if requires_grad:
             self.requires_grad = True
@@ -119,7 +118,6 @@ class Tensor:
         tensor._node = node
         tensor._grad = None
         tensor._hooks = None
-        tensor._version = 0
         tensor._requires_grad = node is not None
         return tensor
 
@@ -302,13 +300,17 @@ class Tensor:
             "Use md.where(mask, value, x), or build the array in NumPy first."
         )
 
-    # ---------------------------------------------------------------- in place, for leaves outside of the graph
+    # ---------------------------------------------------------------- new values for leaves
 
-    def _write(self, array: Array) -> Tensor:
-        """Overwrite the values and tell graphs that still need the old ones."""
-        self._array[...] = array
-        self._version += 1
-        return self
+    def writable(self) -> Array:
+        """The array to write new values into, for optimizers: a private copy of it when anybody else still looks.
+
+        Whoever took the values before, a graph that waits for backward, a view or a detached tensor, keeps
+        them: nothing that was computed can be changed behind its back.
+        """
+        if self._array.base is not None or _references(self) != _ALONE:
+            self._array = self._array.copy(order="K")
+        return self._array
 
     def __iadd__(self, other: Any) -> Tensor:
         return self._update(self + other)
@@ -323,11 +325,12 @@ class Tensor:
         return self._update(self / other)
 
     def _update(self, result: Tensor) -> Tensor:
-        """``w -= lr * w.grad`` writes into a leaf under no_grad; anywhere else ``x -= y`` means ``x = x - y``."""
+        """``w -= lr * w.grad`` gives a leaf new values under no_grad; anywhere else ``x -= y`` means ``x = x - y``."""
         if self._node is None and self._requires_grad and not state.grad_enabled:
             if result.shape != self.shape:
                 raise ShapeError.of("in-place update", f"a result of shape {self.shape}", f"{result.shape}")
-            return self._write(result._array)
+            self._replace(result._array)
+            return self
         return result
 
     # ---------------------------------------------------------------- gradients
@@ -366,8 +369,8 @@ class Tensor:
             retain_graph: keep the saved arrays, so that ``backward`` can run once more.
 
         Raises:
-            GraphError: nothing recorded, the graph was freed by an earlier call, or an array it needs was
-                written to since; ``grad`` missing for a tensor of more than one element.
+            GraphError: nothing recorded, or the graph was freed by an earlier call; ``grad`` missing for a
+                tensor of more than one element.
             ShapeError: ``grad`` of another shape.
 
         >>> import minidl as md
@@ -421,6 +424,14 @@ class Tensor:
         def __ge__(self, other: Any) -> Tensor: ...
 
 
+def _references(tensor: Tensor) -> int:
+    return sys.getrefcount(tensor._array)
+
+
+# The count of an array that only its tensor holds; measured, because interpreters count borrowed references differently.
+_ALONE = _references(Tensor.wrap(np.empty(1)))
+
+
 class Parameter(Tensor):
     """A tensor that a Module registers and an optimizer updates; it requires a gradient from the start.
 
@@ -441,8 +452,10 @@ class Parameter(Tensor):
 
 
 def _shares(a: Array, b: Array) -> bool:
-    """Whether a may lie in b's memory, or in its own several times over, as a broadcast view does (read-only in NumPy)."""
-    return np.may_share_memory(a, b) or not a.flags.writeable if isinstance(a, np.ndarray) else a.data.ptr == b.data.ptr or a.base is not None
+    """Whether a may lie in b's memory, or is a broadcast view, whose elements share memory with each other."""
+    if isinstance(a, np.ndarray):
+        return np.may_share_memory(a, b) or not a.flags.writeable
+    return a.data.ptr == b.data.ptr or a.base is not None
 
 
 @np.errstate(all="ignore")  # infinities and NaN are results here, not warnings
@@ -523,9 +536,4 @@ def _check_alive(node: Node) -> None:
         raise GraphError(
             f"backward: expected a live graph, got one that an earlier backward() freed (at {place}). "
             "Run forward again, or pass retain_graph=True to the first backward()."
-        )
-    if node.saved and node.stamp != sum(edge._version for edge in node.edges if isinstance(edge, Tensor)):
-        raise GraphError(
-            f"backward: expected the arrays of forward, got a parameter of {place} that was modified in place since. "
-            "Call optimizer.step() after backward(), not between forward and backward."
         )

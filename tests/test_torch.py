@@ -48,5 +48,6 @@ def test_stored_answers(key, spec, sample):
 def test_fresh_answers(key, spec, sample):
     pytest.importorskip("torch")
     with warnings.catch_warnings():  # some of its parts add filters when they are first imported
+        warnings.filterwarnings("ignore", message="Using padding='same'")
         reference = torch_answer(spec, sample)
     compare(minidl_answer(spec, sample, arrays_of(sample)), reference)

@@ -24,16 +24,21 @@ def unchanged_matplotlib():
     assert dict(matplotlib.rcParams) == before
 
 
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean(axis=(2, 3))
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 3, 3, rng=0), nn.ReLU(), nn.Conv2d(3, 12, 3, rng=1))
         self.unused = nn.Conv2d(1, 1, 3, rng=2)
-        self.fc = nn.Linear(12, 2, rng=3)
+        self.pool = Mean()
 
     def forward(self, x):
         self.seen = x
-        return self.fc(self.features(x).mean(axis=(2, 3)))
+        return self.pool(self.features(x))
 
 
 def texts(figure):
@@ -371,7 +376,12 @@ def test_feature_maps_with_nan(tmp_path):
             ArgumentError,
             "expected layers that run in forward, got unused, which did not",
         ),
-        (np.zeros((1, 8, 8)), {"layer": "fc"}, ShapeError, r"feature_maps \[fc\]: expected a layer with output \(N, C, H, W\)"),
+        (
+            np.zeros((1, 8, 8)),
+            {"layer": "pool"},
+            ShapeError,
+            r"feature_maps \[pool\]: expected a layer with output \(N, C, H, W\)",
+        ),
         (np.zeros((1, 8, 8)), {"channels": 0}, ArgumentError, "expected channels of at least 1, got 0"),
     ],
 )

@@ -171,4 +171,6 @@ def _array(op: str, file: Path, reader: Any, name: str) -> np.ndarray:
         return reader.get_tensor(name)
     except (TypeError, AttributeError, ValueError) as error:  # bfloat16, float8, sizes beyond memory
         kind = reader.get_slice(name).get_dtype()
-        raise ArgumentError.of(op, "arrays that NumPy can hold", f"{name!r} of dtype {kind} in {str(file)!r} ({error})") from None
+        raise ArgumentError.of(
+            op, "arrays that NumPy can hold", f"{name!r} of dtype {kind} in {str(file)!r} ({error})"
+        ) from None

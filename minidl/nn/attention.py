@@ -141,7 +141,7 @@ class MultiheadAttention(Module):
         return [query, key, value]
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        E, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
+        weight, bias = self.in_proj_weight, self.in_proj_bias
         if query is key and key is value:  # one product instead of three
             return F.split(F.linear(query, weight, bias), 3, axis=2)
         weights = F.split(weight, 3, axis=0)

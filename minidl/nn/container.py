@@ -55,7 +55,9 @@ class _Numbered(Module):
         if not isinstance(module, Module):
             raise DtypeError.of(type(self).__name__, "a Module", type(module).__name__)
         if not _are_numbers(self._modules):
-            raise ArgumentError.of(f"{type(self).__name__}.insert", "numbered children", f"the names {', '.join(self._modules)}")
+            raise ArgumentError.of(
+                f"{type(self).__name__}.insert", "numbered children", f"the names {', '.join(self._modules)}"
+            )
         modules = list(self)
         modules.insert(index, module)
         self._renumber(modules)

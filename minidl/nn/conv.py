@@ -25,6 +25,8 @@ Size = int | tuple[int, int]
 class _Conv(Module):
     """Arguments, parameters and first values of both kinds of convolution."""
 
+    padding: Any  # (PH, PW), 'same' or 'valid'
+
     def __init__(
         self,
         in_channels: int,
@@ -122,9 +124,7 @@ class Conv2d(_Conv):
         *,
         rng: Rng = None,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng)
         if isinstance(padding, str):
             choice("Conv2d", "padding", padding, ("same", "valid"))
             if padding == "same" and self.stride != (1, 1):
@@ -171,9 +171,7 @@ class ConvTranspose2d(_Conv):
         rng: Rng = None,
     ) -> None:
         pair("ConvTranspose2d", "padding", padding, 0)
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, rng)
         self.output_padding = pair("ConvTranspose2d", "output_padding", output_padding, 0)
         for extra, s, d in zip(self.output_padding, self.stride, self.dilation):
             if extra >= max(s, d):
@@ -188,7 +186,7 @@ class ConvTranspose2d(_Conv):
         extra = self.output_padding if output_size is None else self._padding_for(x, output_size)
         return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
-    def _padding_for(self, x: Tensor, output_size: tuple[int, int]) -> tuple[int, ...]:
+    def _padding_for(self, x: Tensor, output_size: tuple[int, int]) -> tuple[int, int]:
         sizes = pair("ConvTranspose2d", "output_size", output_size)
         extra = []
         for i, size in enumerate(sizes):
@@ -197,7 +195,7 @@ class ConvTranspose2d(_Conv):
             if not least <= size < least + s:
                 raise ArgumentError.of("ConvTranspose2d", f"output_size[{i}] from {least} to {least + s - 1}", str(size))
             extra.append(size - least)
-        return tuple(extra)
+        return extra[0], extra[1]
 
     def extra_repr(self) -> str:
         """As for Conv2d, with the output padding."""

@@ -68,7 +68,10 @@ class Module:
         elif name in self._parameters:
             if value is not None:
                 raise DtypeError.of(
-                    f"{type(self).__name__}.{name}", "a Parameter or None", type(value).__name__, "Wrap it: minidl.Parameter(...)."
+                    f"{type(self).__name__}.{name}",
+                    "a Parameter or None",
+                    type(value).__name__,
+                    "Wrap it: minidl.Parameter(...).",
                 )
             self._parameters[name] = None
         elif name in self._buffers:
@@ -147,6 +150,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__}: write a forward method.")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Run the pre-hooks, ``forward`` and the hooks."""
         outer_path, outer_names = state.path, state.names
         if outer_names is None:
             state.names = self._path_names()
@@ -245,7 +249,9 @@ class Module:
         module = self
         for name in path.split(".") if path else ():
             if name not in module._modules:
-                raise ArgumentError.of(type(self).__name__, f"a path below it (one of {', '.join(module._modules)})", repr(path))
+                raise ArgumentError.of(
+                    type(self).__name__, f"a path below it (one of {', '.join(module._modules)})", repr(path)
+                )
             module = module._modules[name]
         return module
 

@@ -108,7 +108,7 @@ class _BatchNorm(_Running):
             x, self.running_mean, self.running_var, self.weight, self.bias, training=of_batch, momentum=momentum, eps=self.eps
         )
         if collecting:
-            self.num_batches_tracked._write(self.num_batches_tracked._array + 1)
+            self.num_batches_tracked._replace(self.num_batches_tracked._array + 1)
         return y
 
 

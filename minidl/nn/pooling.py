@@ -69,9 +69,7 @@ class MaxPool2d(_Pool):
 
     def forward(self, x: Tensor) -> Any:
         """Take the maxima."""
-        return F.max_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
-        )
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
 
     def extra_repr(self) -> str:
         """The window and its dilation."""
@@ -134,7 +132,8 @@ class _Adaptive(Module):
         op = type(self).__name__
         if len(sizes) != 2:
             raise ArgumentError.of(op, "output_size as an integer or a pair (height, width)", repr(output_size))
-        self.output_size = tuple(None if size is None else integer(op, "output_size", size, 1) for size in sizes)
+        height, width = (None if size is None else integer(op, "output_size", size, 1) for size in sizes)
+        self.output_size = height, width
 
     def extra_repr(self) -> str:
         """The size of the result."""

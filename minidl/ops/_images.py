@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from minidl.errors import ShapeError
 from minidl.ops._arguments import real_tensor
 from minidl.ops.shape import expand_dims
 from minidl.tensor import Tensor
+
+Pair = tuple[int, int]
 
 
 def batch(op: str, x: Any, name: str = "x", letters: str = "C, H, W") -> tuple[Tensor, bool]:
@@ -26,7 +31,7 @@ def batch(op: str, x: Any, name: str = "x", letters: str = "C, H, W") -> tuple[T
     return (expand_dims(x, 0), True) if x.ndim == axes - 1 else (x, False)
 
 
-def fits(op: str, size: tuple[int, int], kernel: tuple[int, int], padding: tuple, dilation: tuple[int, int]) -> None:
+def fits(op: str, size: tuple[int, ...], kernel: tuple[int, int], padding: tuple, dilation: tuple[int, int]) -> None:
     """Require that at least one window fits into the padded image; ``padding`` is ((top, bottom), (left, right))."""
     span = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
     padded = tuple(n + sum(p) for n, p in zip(size, padding, strict=True))
@@ -39,3 +44,22 @@ def fits(op: str, size: tuple[int, int], kernel: tuple[int, int], padding: tuple
             f"kernel {kernel}{dilated} for an input of {size}",
             f"Use a smaller kernel, or padding of at least {needed}.",
         )
+
+
+def padded_oracle(x: np.ndarray, padding: Any, kernel: Pair, dilation: int | Pair) -> np.ndarray:
+    """For the oracles of tests: x with its zeros around it."""
+    if padding == "same":
+        total = np.asarray(dilation) * (np.array(kernel) - 1)
+        sides = np.stack([total // 2, total - total // 2], 1)
+    else:
+        sides = np.repeat(np.broadcast_to(0 if padding == "valid" else padding, 2), 2).reshape(2, 2)
+    return np.pad(x, ((0, 0), (0, 0), *map(tuple, sides)))
+
+
+def windows_oracle(x: np.ndarray, kernel: Pair, stride: Any, dilation: Any) -> Iterator[tuple]:
+    """For the oracles of tests, for every output position: (oh, ow, the window's slices of x)."""
+    (SH, SW), (DH, DW) = np.broadcast_to(stride, 2), np.broadcast_to(dilation, 2)
+    spans = (kernel[0] - 1) * DH + 1, (kernel[1] - 1) * DW + 1
+    for oh, h in enumerate(range(0, x.shape[2] - spans[0] + 1, SH)):
+        for ow, w in enumerate(range(0, x.shape[3] - spans[1] + 1, SW)):
+            yield oh, ow, (slice(None), slice(None), slice(h, h + spans[0], DH), slice(w, w + spans[1], DW))

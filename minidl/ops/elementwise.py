@@ -1,4 +1,4 @@
-"""Element-by-element arithmetic and mathematics, with NumPy's broadcasting."""
+"""Element-by-element arithmetic with NumPy's broadcasting, and changes of dtype."""
 
 from __future__ import annotations
 
@@ -20,20 +20,12 @@ __all__ = [
     "add",
     "astype",
     "copy",
-    "cos",
     "divide",
-    "exp",
     "floor_divide",
-    "log",
-    "log1p",
     "multiply",
     "negative",
     "power",
-    "reciprocal",
     "remainder",
-    "sin",
-    "sqrt",
-    "square",
     "subtract",
 ]
 
@@ -77,16 +69,19 @@ def _unify(op: str, x: Any, y: Any, to_float: bool) -> tuple[Any, Any]:
             if type(value) is int and tensors[0].dtype.kind in "iu":
                 _check_fits(op, value, tensors[0].dtype)
         return x, y
-    return tuple(astype(value, dtype) if isinstance(value, Tensor) else value for value in (x, y))
+    x = astype(x, dtype) if isinstance(x, Tensor) else x
+    y = astype(y, dtype) if isinstance(y, Tensor) else y
+    return x, y
 
 
 def _operand(op: str, value: Any, name: str, other: Any) -> Any:
     if isinstance(value, Tensor) or (type(value) in _NUMBERS and isinstance(other, Tensor)):
         return value
     if is_array(value):
-        return Tensor(value)
+        return tensor(op, value, name)
     if isinstance(value, (*_NUMBERS, list, tuple, np.generic)):
-        return Tensor(value, device=other.device if isinstance(other, Tensor) else None)
+        t = tensor(op, value, name)
+        return t.to(other.device) if isinstance(other, Tensor) else t
     raise DtypeError.of(op, f"{name} as a tensor, an array or a number", describe(value))
 
 
@@ -141,12 +136,9 @@ def unary_errors(draw: Draw) -> list[ErrorSample]:
     return [ErrorSample(DtypeError, "expected x as a tensor, an array or numbers", "text")]
 
 
-def _unary_samples(draw: Draw) -> list[Sample]:
+def unary_samples(draw: Draw) -> list[Sample]:
+    """Several axes, none, no elements."""
     return [Sample(draw.normal(3, 4)), Sample(draw.normal(), name="0-d"), Sample(draw.normal(2, 0), name="empty")]
-
-
-def _positive_samples(draw: Draw) -> list[Sample]:
-    return [Sample(draw.positive(3, 4)), Sample(draw.positive(), name="0-d"), Sample(draw.positive(2, 0), name="empty")]
 
 
 class Add(Function):
@@ -327,7 +319,7 @@ class Negative(Function):
         return -gy
 
 
-@op(samples=_unary_samples, oracle=np.negative, flops=lambda y, x: y.size, methods=("negative", "__neg__"), errors=unary_errors)
+@op(samples=unary_samples, oracle=np.negative, flops=lambda y, x: y.size, methods=("negative", "__neg__"), errors=unary_errors)
 def negative(x: Any) -> Tensor:
     """Negative.
 
@@ -547,279 +539,6 @@ def absolute(x: Any) -> Tensor:
 abs = absolute
 
 
-class Square(Function):
-    """y = x^2."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        ctx.save(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (x,) = ctx.saved
-        return (gy + gy) * x
-
-
-@op(samples=_unary_samples, oracle=lambda x: x**2, flops=lambda y, x: y.size, methods=("square",), errors=unary_errors)
-def square(x: Any) -> Tensor:
-    """Square.
-
-    Formula:
-        y = x^2
-    Gradient:
-        dL/dx = dL/dy * 2 x
-
-    >>> import minidl as md
-    >>> md.square(md.tensor([-2.0, 3.0]))
-    tensor([4., 9.])
-    """
-    return Square.apply(tensor("square", x))
-
-
-class Reciprocal(Function):
-    """y = 1 / x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        y = 1 / x
-        ctx.save(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (y,) = ctx.saved
-        return -gy * y * y
-
-
-@op(
-    samples=_positive_samples, oracle=lambda x: x**-1.0, flops=lambda y, x: y.size, methods=("reciprocal",), errors=unary_errors
-)
-def reciprocal(x: Any) -> Tensor:
-    """One over x; integers become the default floating dtype.
-
-    Formula:
-        y = 1 / x
-    Gradient:
-        dL/dx = -dL/dy * y^2
-
-    >>> import minidl as md
-    >>> md.reciprocal(md.tensor([2.0, 4.0]))
-    tensor([0.5 , 0.25])
-    """
-    return Reciprocal.apply(float_tensor("reciprocal", x))
-
-
-class Sqrt(Function):
-    """y = square root of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        y = xp_of(x).sqrt(x)
-        ctx.save(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (y,) = ctx.saved
-        return gy / (y + y)
-
-
-@op(samples=_positive_samples, oracle=lambda x: x**0.5, flops=lambda y, x: y.size, methods=("sqrt",), errors=unary_errors)
-def sqrt(x: Any) -> Tensor:
-    """Square root.
-
-    Formula:
-        y = x^(1/2)
-    Gradient:
-        dL/dx = dL/dy / (2 y), which is infinite at x = 0.
-    Notes:
-        A negative x gives NaN, without a warning.
-
-    >>> import minidl as md
-    >>> md.sqrt(md.tensor([4.0, 9.0]))
-    tensor([2., 3.])
-    """
-    return Sqrt.apply(float_tensor("sqrt", x))
-
-
-class Exp(Function):
-    """y = e^x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        y = xp_of(x).exp(x)
-        ctx.save(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (y,) = ctx.saved
-        return gy * y
-
-
-@op(samples=_unary_samples, oracle=np.exp, flops=lambda y, x: y.size, methods=("exp",), errors=unary_errors)
-def exp(x: Any) -> Tensor:
-    """Exponential.
-
-    Formula:
-        y = e^x
-    Shape:
-        any.
-    Gradient:
-        dL/dx = dL/dy * y
-    Notes:
-        Overflow gives inf, without a warning.
-
-    >>> import minidl as md
-    >>> md.exp(md.tensor([0.0, 1.0]))
-    tensor([1.    , 2.7183])
-    """
-    return Exp.apply(float_tensor("exp", x))
-
-
-class Log(Function):
-    """y = natural logarithm of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        ctx.save(x)
-        return xp_of(x).log(x)
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (x,) = ctx.saved
-        return gy / x
-
-
-@op(
-    samples=_positive_samples,
-    oracle=lambda x: np.log2(x) * np.log(2),
-    flops=lambda y, x: y.size,
-    methods=("log",),
-    errors=unary_errors,
-)
-def log(x: Any) -> Tensor:
-    """Natural logarithm.
-
-    Formula:
-        y = ln(x)
-    Gradient:
-        dL/dx = dL/dy / x
-    Notes:
-        x = 0 gives -inf and a negative x NaN, without a warning.
-
-    >>> import minidl as md
-    >>> md.log(md.tensor([1.0, 10.0]))
-    tensor([0.    , 2.3026])
-    """
-    return Log.apply(float_tensor("log", x))
-
-
-class Log1p(Function):
-    """y = ln(1 + x), exact for small x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        ctx.save(x)
-        return xp_of(x).log1p(x)
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (x,) = ctx.saved
-        return gy / (1 + x)
-
-
-@op(
-    samples=_positive_samples,
-    oracle=lambda x: np.log(1 + x),
-    flops=lambda y, x: y.size,
-    methods=("log1p",),
-    errors=unary_errors,
-)
-def log1p(x: Any) -> Tensor:
-    """Natural logarithm of 1 + x, without the rounding error that 1 + x would bring for small x.
-
-    Formula:
-        y = ln(1 + x)
-    Gradient:
-        dL/dx = dL/dy / (1 + x)
-
-    >>> import minidl as md
-    >>> md.log1p(md.tensor([0.0, 1.0]))
-    tensor([0.    , 0.6931])
-    """
-    return Log1p.apply(float_tensor("log1p", x))
-
-
-class Sin(Function):
-    """y = sin(x)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        ctx.save(x)
-        return xp_of(x).sin(x)
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (x,) = ctx.saved
-        return gy * xp_of(x).cos(x)
-
-
-@op(
-    samples=_unary_samples,
-    oracle=lambda x: np.exp(1j * x).imag,
-    flops=lambda y, x: y.size,
-    methods=("sin",),
-    errors=unary_errors,
-)
-def sin(x: Any) -> Tensor:
-    """Sine of x in radians.
-
-    Gradient:
-        dL/dx = dL/dy * cos(x)
-
-    >>> import minidl as md
-    >>> md.sin(md.tensor([0.0, 1.0]))
-    tensor([0.    , 0.8415])
-    """
-    return Sin.apply(float_tensor("sin", x))
-
-
-class Cos(Function):
-    """y = cos(x)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array) -> Array:
-        ctx.save(x)
-        return xp_of(x).cos(x)
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        (x,) = ctx.saved
-        return -gy * xp_of(x).sin(x)
-
-
-@op(
-    samples=_unary_samples,
-    oracle=lambda x: np.exp(1j * x).real,
-    flops=lambda y, x: y.size,
-    methods=("cos",),
-    errors=unary_errors,
-)
-def cos(x: Any) -> Tensor:
-    """Cosine of x in radians.
-
-    Gradient:
-        dL/dx = -dL/dy * sin(x)
-
-    >>> import minidl as md
-    >>> md.cos(md.tensor([0.0, 1.0]))
-    tensor([1.    , 0.5403])
-    """
-    return Cos.apply(float_tensor("cos", x))
-
-
 class Astype(Function):
     """y = x in another dtype."""
 
@@ -886,7 +605,7 @@ class Copy(Function):
         return gy
 
 
-@op(samples=_unary_samples, oracle=lambda x: x + 0.0, methods=("copy", "clone"), errors=unary_errors)
+@op(samples=unary_samples, oracle=lambda x: x + 0.0, methods=("copy", "clone"), errors=unary_errors)
 def copy(x: Any) -> Tensor:
     """The same values in memory of their own; the gradient passes through (``detach().copy()`` stops it).
 

@@ -30,7 +30,7 @@ class GetItem(Function):
     @staticmethod
     def forward(ctx: Any, x: Array, index: tuple) -> Array:
         ctx.shape, ctx.index = x.shape, index
-        ctx.save(None, *(part for part in index if is_array(part)))  # None, because a slice is a view: see ops/shape.py
+        ctx.save(*(part for part in index if is_array(part)))
         return x[index]
 
     @staticmethod
@@ -478,7 +478,7 @@ def _triangle(op: str, x: Any, k: int, lower: bool) -> Tensor:
     x = tensor(op, x)
     if x.ndim < 2:
         raise ShapeError.of(op, "at least two axes", f"shape {x.shape}")
-    mask = np.tri(*x.shape[-2:], integer(op, "k", k), dtype=bool)
+    mask = np.tri(x.shape[-2], x.shape[-1], integer(op, "k", k), dtype=bool)
     return where(Tensor.wrap(to_device(mask if lower else ~mask, x.device)), x, 0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import string
 from collections import Counter
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,12 @@ from minidl.backend import Array, xp_of
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
 from minidl.kernels.generic import sum_to
-from minidl.ops._arguments import axes_tuple, describe, float_tensor, tensor
+from minidl.ops._arguments import describe, tensor
 from minidl.ops.elementwise import common_float
 from minidl.registry import Draw, ErrorSample, Sample, op
 from minidl.tensor import Tensor
 
-__all__ = ["einsum", "matmul", "norm", "outer"]
+__all__ = ["einsum", "matmul", "outer"]
 
 
 # ---------------------------------------------------------------- matmul
@@ -92,8 +94,18 @@ def _matmul_oracle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     flops=lambda z, x, y: 2 * z.size * x.shape[-1],
     methods=("matmul", "__matmul__"),
     errors=lambda draw: [
-        ErrorSample(ShapeError, r"matmul: expected x's last size to equal y's last but one, got \(2, 3\) and \(4, 2\)", draw.normal(2, 3), draw.normal(4, 2)),
-        ErrorSample(ShapeError, r"matmul: expected batch axes that broadcast, got \(2, 3, 4\) and \(3, 4, 2\)", draw.normal(2, 3, 4), draw.normal(3, 4, 2)),
+        ErrorSample(
+            ShapeError,
+            r"matmul: expected x's last size to equal y's last but one, got \(2, 3\) and \(4, 2\)",
+            draw.normal(2, 3),
+            draw.normal(4, 2),
+        ),
+        ErrorSample(
+            ShapeError,
+            r"matmul: expected batch axes that broadcast, got \(2, 3, 4\) and \(3, 4, 2\)",
+            draw.normal(2, 3, 4),
+            draw.normal(3, 4, 2),
+        ),
         ErrorSample(ShapeError, "matmul: expected at least one axis each", draw.normal(2, 3), 2.0),
     ],
 )
@@ -175,12 +187,18 @@ def _unique(labels: Labels) -> Labels:
     return "".join(dict.fromkeys(labels))
 
 
-def _diagonal(x: Array, labels: Labels) -> Any:
-    """The index that picks the elements of x whose positions along equally labelled axes agree."""
+def _diagonal(xp: ModuleType, shape: tuple[int, ...], labels: Labels) -> tuple[Array, ...]:
+    """The index that picks the elements whose positions along equally labelled axes agree."""
     unique = _unique(labels)
-    return tuple(
-        xp_of(x).arange(n).reshape([-1 if c == label else 1 for c in unique]) for n, label in zip(x.shape, labels)
-    )
+    return tuple(xp.arange(n).reshape([-1 if c == label else 1 for c in unique]) for n, label in zip(shape, labels))
+
+
+def _diagonals(arrays: Sequence[Array | None], inputs: list[Labels]) -> list[Array | None]:
+    """The arrays with every label once: of an axis pair with one label, the diagonal."""
+    return [
+        x if x is None or _unique(labels) == labels else x[_diagonal(xp_of(x), x.shape, labels)]
+        for x, labels in zip(arrays, inputs)
+    ]
 
 
 class Einsum(Function):
@@ -189,67 +207,184 @@ class Einsum(Function):
     @staticmethod
     def forward(ctx: Any, *arrays: Array, inputs: list[Labels], output: Labels) -> Array:
         ctx.inputs, ctx.output, ctx.shapes = inputs, output, [x.shape for x in arrays]
-        ctx.save(*(arrays if len(arrays) > 1 else (None,)))  # None: z may be a view, see ops/shape.py
-        arrays = tuple(x if len(set(a)) == len(a) else x[_diagonal(x, a)] for x, a in zip(arrays, inputs))
-        return _contract(list(arrays), [_unique(a) for a in inputs], output)
+        if len(arrays) > 1:
+            ctx.save(*arrays)
+        return _contract(_diagonals(arrays, inputs), list(map(_unique, inputs)), output)
 
     @staticmethod
     def backward(ctx: Any, gz: Array) -> tuple:
-        """gx is gz times all other operands, summed over the labels that x does not have."""
-        xp, grads = xp_of(gz), []
-        arrays = [x if x is None or len(set(a)) == len(a) else x[_diagonal(x, a)] for x, a in zip(ctx.saved, ctx.inputs)]
-        for i, (labels, shape) in enumerate(zip(ctx.inputs, ctx.shapes)):
-            if not ctx.needs[i]:
-                grads.append(None)
-                continue
-            unique = _unique(labels)
-            sizes = [shape[labels.index(c)] for c in unique]
-            others = [ctx.output, *(_unique(a) for j, a in enumerate(ctx.inputs) if j != i)]
-            found = "".join(c for c in unique if any(c in a for a in others))
-            g = _contract([gz, *(x for j, x in enumerate(arrays) if j != i)], others, found)
-            g = g.reshape([g.shape[found.index(c)] if c in found else 1 for c in unique])
-            g = xp.broadcast_to(sum_to(g, tuple(1 if n == 1 else m for n, m in zip(sizes, g.shape))), sizes)
-            if unique != labels:
-                diagonal, g = g, xp.zeros(shape, gz.dtype)
-                g[tuple(xp.arange(n).reshape([-1 if c == label else 1 for c in unique]) for n, label in zip(shape, labels))] = diagonal
-            grads.append(g)
-        return tuple(grads)
+        arrays = _diagonals(ctx.saved, ctx.inputs)
+        return tuple(_operand_gradient(ctx, gz, arrays, i) if needed else None for i, needed in enumerate(ctx.needs))
 
 
-def _parse(subscripts: Any, shapes: list[tuple[int, ...]]) -> tuple[list[Labels], Labels]:
+def _operand_gradient(ctx: Any, gz: Array, arrays: list[Array | None], i: int) -> Array:
+    """gz times all other operands, summed over the labels that operand i does not have."""
+    xp, shape, labels = xp_of(gz), ctx.shapes[i], ctx.inputs[i]
+    unique = _unique(labels)
+    sizes = tuple(shape[labels.index(c)] for c in unique)
+    terms = [ctx.output, *(_unique(a) for j, a in enumerate(ctx.inputs) if j != i)]
+    found = "".join(c for c in unique if any(c in term for term in terms))
+    g = _contract([gz, *(x for j, x in enumerate(arrays) if j != i)], terms, found)
+    g = g.reshape([g.shape[found.index(c)] if c in found else 1 for c in unique])
+    g = sum_to(g, tuple(1 if n == 1 else m for n, m in zip(sizes, g.shape)))
+    if g.shape != sizes:  # a label of operand i alone was summed: every element along it gets the same
+        g = xp.broadcast_to(g, sizes)
+    if unique == labels:
+        return g
+    gx = xp.zeros(shape, gz.dtype)
+    gx[_diagonal(xp, shape, labels)] = g
+    return gx
+
+
+def _parse(subscripts: str, shapes: list[tuple[int, ...]]) -> tuple[list[Labels], Labels]:
     """One letter per axis of every operand and of the result."""
-    if not isinstance(subscripts, str):
-        raise DtypeError.of("einsum", "subscripts as text such as 'ij,jk->ik'", describe(subscripts))
     left, arrow, output = subscripts.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(shapes):
-        raise ArgumentError.of("einsum", f"one term per operand in {subscripts!r}", f"{len(terms)} terms for {len(shapes)} operands")
+        raise ArgumentError.of(
+            "einsum", f"one term per operand in {subscripts!r}", f"{len(terms)} terms for {len(shapes)} operands"
+        )
     letters = "".join(terms).replace("...", "")
-    free = [c for c in string.ascii_letters if c not in letters]
-    dots = ""  # the letters that stand for "..."
-    inputs = []
+    free = [c for c in string.ascii_letters if c not in letters + output]
+    inputs, dots = [], ""  # dots: the letters that stand for "...", the last axis' letter first chosen
     for term, shape in zip(terms, shapes):
         before, ellipsis, after = term.partition("...")
-        extra = len(shape) - len(before + after)
-        if not all(c in string.ascii_letters for c in before + after):
+        named = before + after
+        if not all(c in string.ascii_letters for c in named):
             raise ArgumentError.of("einsum", "letters, commas, '...' and one '->'", repr(subscripts))
+        extra = len(shape) - len(named)
         if extra < 0 or (extra and not ellipsis):
-            raise ShapeError.of("einsum", f"{len(before + after)} axes for {term!r}", f"shape {shape}")
-        dots = max(dots, "".join(reversed(free[:extra])), key=len)
-        inputs.append(before + "".join(reversed(free[:extra])) + after)
+            raise ShapeError.of("einsum", f"{len(named)} axes for {term!r}", f"shape {shape}")
+        own = "".join(reversed(free[:extra]))
+        dots = max(dots, own, key=len)
+        inputs.append(before + own + after)
     if arrow:
         output = output.replace("...", dots, 1)
     else:
-        once = sorted(c for c, n in Counter(letters).items() if n == 1)
-        output = dots + "".join(once)
-    known = "".join(inputs)
-    if len(set(output)) != len(output) or not all(c in known for c in output):
+        output = dots + "".join(sorted(c for c, n in Counter(letters).items() if n == 1))
+    if len(set(output)) != len(output) or not all(any(c in labels for labels in inputs) for c in output):
         raise ArgumentError.of("einsum", "every letter of the result once, and in an operand", repr(subscripts))
+    _check_sizes(subscripts, inputs, shapes)
+    return inputs, output
+
+
+def _check_sizes(subscripts: str, inputs: list[Labels], shapes: list[tuple[int, ...]]) -> None:
     sizes: dict[str, int] = {}
     for labels, shape in zip(inputs, shapes):
-        within: dict[str, int] = {}
         for c, n in zip(labels, shape):
-            if sizes.get(c, 1) not in (1, n) and n != 1 or within.setdefault(c, n) != n:
-                raise ShapeError.of("einsum", f"one size for {c!r} in {subscripts!r}", ", ".join(map(str, shapes)))
-            sizes[c] = max(n, sizes.get(c, 1)) if n else 0
-    return inputs, output
+            repeated = labels.count(c) > 1 and shape[labels.index(c)] != n
+            if repeated or (n != 1 and sizes.setdefault(c, n) != n):
+                raise ShapeError.of("einsum", f"one size for {c!r} in {subscripts!r}", " and ".join(map(str, shapes)))
+
+
+def _einsum_samples(draw: Draw) -> list[Sample]:
+    a, b, c, d = draw.normal(2, 3), draw.normal(3, 4), draw.normal(2, 3, 4), draw.normal(3, 3)
+    calls: list[tuple] = [
+        ("ij,jk->ik", a, b),
+        ("ij,jk", a, b),
+        ("ijk,ij->ik", c, a),
+        ("ij,ij->", a, draw.normal(2, 3)),
+        ("bij,bjk->bik", c, draw.normal(2, 4, 2)),
+        ("i,j->ij", draw.normal(2), draw.normal(3)),
+        ("ij->ji", a),
+        ("ijk->j", c),
+        ("ij,kl->ik", a, b),
+        ("ii->i", d),
+        ("ii", d),
+        ("iji,ij->j", draw.normal(3, 2, 3), draw.normal(3, 2)),
+        ("ij,jk,kl->il", a, b, draw.normal(4, 2)),
+        ("a...b,b->...a", c, draw.normal(4)),
+        ("...ij,...jk", draw.normal(2, 1, 2, 3), draw.normal(5, 3, 2)),
+        ("ij,ij->ij", a, draw.normal(1, 3)),
+        ("ij,ij->i", draw.normal(2, 1), a),
+        ("ij,j->i", draw.normal(0, 3), draw.normal(3)),
+    ]
+    return [Sample(*call, name=f"{i} {call[0]}") for i, call in enumerate(calls)]
+
+
+def _einsum_flops(z: Array, *arrays: Array, inputs: list[Labels], output: Labels) -> int:
+    sizes = {c: n for labels, x in zip(inputs, arrays) for c, n in zip(labels, x.shape)}
+    return len(arrays) * math.prod(sizes.values())
+
+
+@op(
+    samples=_einsum_samples,
+    oracle=np.einsum,
+    flops=_einsum_flops,
+    methods=(),
+    errors=lambda draw: [
+        ErrorSample(
+            ShapeError,
+            r"einsum: expected one size for 'j' in 'ij,jk->ik', got \(2, 3\) and \(4, 2\)",
+            "ij,jk->ik",
+            draw.normal(2, 3),
+            draw.normal(4, 2),
+        ),
+        ErrorSample(ShapeError, "einsum: expected one size for 'i'", "ii->i", draw.normal(1, 3)),
+        ErrorSample(ShapeError, r"einsum: expected 3 axes for 'ijk', got shape \(2, 3\)", "ijk->i", draw.normal(2, 3)),
+        ErrorSample(
+            ArgumentError,
+            "einsum: expected one term per operand in 'ij,jk', got 2 terms for 1 operands",
+            "ij,jk",
+            draw.normal(2, 3),
+        ),
+        ErrorSample(ArgumentError, "einsum: expected every letter of the result once", "ij->iij", draw.normal(2, 3)),
+        ErrorSample(ArgumentError, "einsum: expected every letter of the result once", "...->a", draw.normal(2)),
+        ErrorSample(ArgumentError, "einsum: expected letters, commas", "i1->i", draw.normal(2, 3)),
+        ErrorSample(DtypeError, "einsum: expected subscripts as text", draw.normal(2, 3), "ij"),
+    ],
+)
+def einsum(subscripts: str, *operands: Any) -> Tensor:
+    """Sum of products in Einstein's notation: one letter per axis, equal letters run together.
+
+    Formula:
+        "ij,jk->ik": z[i, k] = sum_j x[i, j] y[j, k]
+    Shape:
+        Letters behind ``->`` are the axes of z, all others are summed. Without ``->``, z has the letters
+        that occur once, in alphabetical order. ``...`` stands for any further axes, which broadcast. A letter
+        twice in one operand means its diagonal.
+    Gradient:
+        dL/dx = einsum of dL/dz and all other operands, with the letters of x as result.
+    Notes:
+        Operands are multiplied from left to right, each pair as one batched matrix product.
+    Raises:
+        ArgumentError: subscripts that cannot be read.
+        ShapeError: a letter with two sizes.
+
+    >>> import minidl as md
+    >>> md.einsum("ij,j->i", md.tensor([[1.0, 2.0], [3.0, 4.0]]), md.tensor([10.0, 1.0]))
+    tensor([12., 34.])
+    """
+    if not isinstance(subscripts, str):
+        raise DtypeError.of("einsum", "subscripts as text such as 'ij,jk->ik'", describe(subscripts))
+    tensors = common_float(*(tensor("einsum", x, f"operands[{i}]") for i, x in enumerate(operands)))
+    inputs, output = _parse(subscripts, [t.shape for t in tensors])
+    return Einsum.apply(*tensors, inputs=inputs, output=output)
+
+
+@op(
+    samples=lambda draw: [Sample(draw.normal(2), draw.normal(3))],
+    oracle=np.outer,
+    flops=lambda z, x, y: z.size,
+    methods=("outer",),
+    errors=lambda draw: [
+        ErrorSample(ShapeError, r"outer: expected two vectors, got \(2, 3\) and \(3,\)", draw.normal(2, 3), draw.normal(3))
+    ],
+)
+def outer(x: Any, y: Any) -> Tensor:
+    """All products of the elements of two vectors.
+
+    Formula:
+        z[i, j] = x[i] y[j]
+    Gradient:
+        dL/dx = dL/dz @ y and dL/dy = x @ dL/dz
+
+    >>> import minidl as md
+    >>> md.outer(md.tensor([1.0, 2.0]), md.tensor([3.0, 4.0]))
+    tensor([[3., 4.],
+            [6., 8.]])
+    """
+    x, y = tensor("outer", x), tensor("outer", y, "y")
+    if x.ndim != 1 or y.ndim != 1:
+        raise ShapeError.of("outer", "two vectors", f"{x.shape} and {y.shape}")
+    return einsum("i,j->ij", x, y)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -14,15 +13,13 @@ from minidl.function import Function
 from minidl.kernels import kernels_for
 from minidl.kernels.generic import Taps
 from minidl.ops._arguments import integer, pair
-from minidl.ops._images import batch, fits
+from minidl.ops._images import Pair, batch, fits
 from minidl.ops.resize import Resample
 from minidl.ops.shape import squeeze
 from minidl.registry import Draw, ErrorSample, Sample, op
 from minidl.tensor import Tensor
 
 __all__ = ["adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "global_avg_pool2d", "global_max_pool2d", "max_pool2d"]
-
-Pair = tuple[int, int]
 
 
 def _pooled_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -80,9 +77,11 @@ def _adaptive_mean_windows(size: int, out: int) -> Taps:
 
 def _padding(op: str, padding: Any, kernel: Pair) -> Pair:
     PH, PW = pair(op, "padding", padding, 0)
-    if 2 * PH > kernel[0] or 2 * PW > kernel[1]:
+    if kernel[0] < 2 * PH or kernel[1] < 2 * PW:
         half = kernel[0] // 2, kernel[1] // 2
-        raise ArgumentError.of(op, f"padding of at most half the kernel {half}", f"padding {(PH, PW)}", "Pad the image itself with pad().")
+        raise ArgumentError.of(
+            op, f"padding of at most half the kernel {half}", f"padding {(PH, PW)}", "Pad the image itself with pad()."
+        )
     return PH, PW
 
 
@@ -111,7 +110,7 @@ class Largest(Function):
 
 
 def _positions(winner: Array, rows: Taps, columns: Taps) -> Array:
-    """From what won a window (k KW + l) to where it is in the image (h W + w)."""
+    """From what won a window (k KW + m) to where it is in the image (h W + w)."""
     xp, (_, _, OH, OW), KW = xp_of(winner), winner.shape, columns.index.shape[1]
     winner = winner.astype(np.int64)
     h = xp.asarray(rows.index)[xp.arange(OH)[:, None], winner // KW]
@@ -140,7 +139,9 @@ def _pool_oracle(x, reduce, kernel_size, stride, padding, dilation, ceil_mode):
         sizes.append(len(whole))
         if ceil_mode and whole[-1] + d * (k - 1) + 1 < end and whole[-1] + s < size:
             sizes[-1] += 1
-    return _window_oracle(x, lambda a, o: [o * stride[a] - padding[a] + k * dilation[a] for k in range(kernel[a])], sizes, reduce)
+    return _window_oracle(
+        x, lambda a, o: [o * stride[a] - padding[a] + k * dilation[a] for k in range(kernel[a])], sizes, reduce
+    )
 
 
 def _max_pool2d_oracle(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
@@ -198,7 +199,9 @@ def _window_errors(draw: Draw) -> list[ErrorSample]:
         ErrorSample(ArgumentError, r"expected padding of at most half the kernel \(1, 1\), got padding \(2, 2\)", x, 3, 1, 2),
         ErrorSample(ArgumentError, "expected kernel_size as an integer or a pair", x, (2, 2, 2)),
         ErrorSample(DtypeError, "expected kernel_size as an integer, got 2.5", x, 2.5),
-        ErrorSample(DtypeError, r"expected x of float32 or float64, got int64\. Convert with", np.arange(16).reshape(1, 1, 4, 4), 2),
+        ErrorSample(
+            DtypeError, r"expected x of float32 or float64, got int64\. Convert with", np.arange(16).reshape(1, 1, 4, 4), 2
+        ),
     ]
 
 
@@ -207,7 +210,14 @@ class MaxPool2d(Largest):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool, return_indices: bool
+        ctx: Any,
+        x: Array,
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        ceil_mode: bool,
+        return_indices: bool,
     ) -> Any:
         rows, columns = (
             _windows(x.shape[2 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode) for i in (0, 1)
@@ -248,7 +258,8 @@ def max_pool2d(
         dL/dy goes to the pixel that won its window, and sums where a pixel won several.
     Notes:
         Padding is -infinity: it never wins. Of equal maxima the first (in reading order) wins and gets the whole
-        gradient. A window with a NaN gives NaN, and its last NaN gets the gradient, as in PyTorch.
+        gradient. A window with a NaN gives NaN, and its last NaN gets the gradient, as in PyTorch. A window that
+        sees nothing but padding, which takes a dilation, gives -infinity.
         ``return_indices=True`` returns (y, where in the image each maximum is, as h W + w).
     Raises:
         ShapeError: a kernel larger than the padded input.
@@ -318,7 +329,9 @@ class AvgPool2d(Resample):
     flops=lambda y, x, kernel_size, **_: y.size * kernel_size[0] * kernel_size[1],
     errors=lambda draw: [
         *_window_errors(draw),
-        ErrorSample(ArgumentError, "expected divisor_override other than 0, got 0", draw.normal(1, 1, 4, 4), 2, divisor_override=0),
+        ErrorSample(
+            ArgumentError, "expected divisor_override other than 0, got 0", draw.normal(1, 1, 4, 4), 2, divisor_override=0
+        ),
     ],
 )
 def avg_pool2d(

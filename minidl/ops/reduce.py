@@ -286,7 +286,7 @@ def _spread_errors(draw: Draw) -> list[ErrorSample]:
 def _variance(x: np.ndarray, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> np.ndarray:
     """The mean of the squares minus the square of the mean."""
     n = x.size // np.add.reduce(x, axis).size
-    moments = [np.add.reduce(p, axis, keepdims=keepdims) / n for p in (x, x * x)]
+    moments = [np.sum(p, axis=axis, keepdims=keepdims) / n for p in (x, x * x)]
     return (moments[1] - moments[0] ** 2) * n / (n - ddof)
 
 

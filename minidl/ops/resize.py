@@ -127,7 +127,9 @@ def _interpolate_errors(draw: Draw) -> list[ErrorSample]:
 @op(
     samples=_interpolate_samples,
     oracle=_interpolate_oracle,
-    flops=lambda y, x, mode, **_: 0 if mode == "nearest" else 2 * (y.shape[2] * x.shape[3] * 2 + y.shape[2] * y.shape[3] * 2) * y.shape[0] * y.shape[1],
+    flops=lambda y, x, mode, **_: (
+        0 if mode == "nearest" else 2 * (y.shape[2] * x.shape[3] * 2 + y.shape[2] * y.shape[3] * 2) * y.shape[0] * y.shape[1]
+    ),
     errors=_interpolate_errors,
 )
 def interpolate(
@@ -165,7 +167,9 @@ def interpolate(
     x, _ = batch(name, x)
     choice(name, "mode", mode, ("nearest", "bilinear"))
     if align_corners and mode == "nearest":
-        raise ArgumentError.of(name, "align_corners=False with mode='nearest'", "True", "Corners can be aligned in mode='bilinear'.")
+        raise ArgumentError.of(
+            name, "align_corners=False with mode='nearest'", "True", "Corners can be aligned in mode='bilinear'."
+        )
     if (size is None) == (scale_factor is None):
         raise ArgumentError.of(name, "either size or scale_factor", "neither" if size is None else "both")
     scale: tuple[float | None, float | None] = (None, None)
@@ -181,5 +185,7 @@ def interpolate(
         scale = sh, sw
         OH, OW = int(x.shape[2] * sh), int(x.shape[3] * sw)
         if OH < 1 or OW < 1:
-            raise ShapeError.of(name, "an output of at least 1 x 1", f"{OH} x {OW}", f"scale_factor {scale} is too small for {x.shape}.")
+            raise ShapeError.of(
+                name, "an output of at least 1 x 1", f"{OH} x {OW}", f"scale_factor {scale} is too small for {x.shape}."
+            )
     return Interpolate.apply(x, size=(OH, OW), scale_factor=scale, mode=mode, align_corners=bool(align_corners))

@@ -1,8 +1,7 @@
 """Operations that move elements and leave their values alone.
 
-Several results are views of their input. That is safe because tensors are not written to, with one
-exception: a leaf under ``no_grad``, as optimizers do. Such a Function saves None, so that the engine
-compares versions and refuses to go back through a view whose leaf has changed since.
+Several results are views of their input. That is safe because an array that anybody else can see is
+never written to: see ``Tensor.writable``.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ class Reshape(Function):
     @staticmethod
     def forward(ctx: Any, x: Array, shape: tuple[int, ...]) -> Array:
         ctx.shape = x.shape
-        ctx.save(None)
         return x.reshape(shape)
 
     @staticmethod
@@ -217,7 +215,6 @@ class BroadcastTo(Function):
     @staticmethod
     def forward(ctx: Any, x: Array, shape: tuple[int, ...]) -> Array:
         ctx.shape = x.shape
-        ctx.save(None)
         return x.reshape(shape) if math.prod(shape) == x.size else xp_of(x).broadcast_to(x, shape)
 
     @staticmethod
@@ -269,7 +266,6 @@ class Transpose(Function):
     @staticmethod
     def forward(ctx: Any, x: Array, axes: tuple[int, ...]) -> Array:
         ctx.axes = axes
-        ctx.save(None)
         return x.transpose(axes)
 
     @staticmethod
@@ -367,7 +363,6 @@ class Flip(Function):
     @staticmethod
     def forward(ctx: Any, x: Array, axes: tuple[int, ...]) -> Array:
         ctx.axes = axes
-        ctx.save(None)
         return xp_of(x).flip(x, axes)
 
     @staticmethod

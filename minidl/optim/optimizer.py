@@ -73,7 +73,7 @@ class Optimizer:
         """Refuse options out of range; called with the defaults and with every group."""
 
     def state_names(self, options: dict[str, Any]) -> dict[str, bool]:
-        """What ``update`` may remember about a parameter (arrays by name, and ``"step"``), and whether these options need it."""
+        """What ``update`` may remember about a parameter, and whether these options need it: arrays, and ``"step"``."""
         return {}
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -147,9 +147,6 @@ class Optimizer:
             if p.grad_fn is not None:
                 hint = "Optimize the parameters it was computed from."
                 raise GraphError.of(self._name, f"{which} as a leaf tensor", f"the result of {p.grad_fn.name}", hint)
-            if isinstance(p._array, np.ndarray) and not p._array.flags.writeable:
-                hint = "Copy it with clone_leaf()."
-                raise ArgumentError.of(self._name, f"{which} in memory of its own", "a read-only view", hint)
             if id(p) in taken:
                 raise ArgumentError.of(self._name, "every parameter once", f"{which} a second time")
             taken.add(id(p))
@@ -170,7 +167,8 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient; the others stay as they are.
 
-        Parameters change in place. A graph that still needs their old values refuses to run backward.
+        Parameters change in place, unless a graph that waits for backward, or anybody else, still holds the
+        old values: those stay as they were, and the parameter moves to a new array.
 
         Raises:
             ShapeError, DtypeError, DeviceError: a gradient that does not fit its parameter; nothing has
@@ -181,8 +179,7 @@ class Optimizer:
             self._check_gradient(p)
         for p, group in due:
             state = self.state.setdefault(p, {})
-            self.update(p._array, p._grad._array, state, group)
-            p._version += 1
+            self.update(p.writable(), p._grad._array, state, group)  # type: ignore[union-attr]
 
     def _check_gradient(self, p: Tensor) -> None:
         g = p._grad._array  # type: ignore[union-attr]
@@ -247,9 +244,9 @@ class Optimizer:
         saved = state_dict["param_groups"]
         if not isinstance(saved, list) or not all(isinstance(g, Mapping) and isinstance(g.get("params"), list) for g in saved):
             raise ArgumentError.of(op, "'param_groups' as a list of dictionaries with a list under 'params'", describe(saved))
-        if [len(group["params"]) for group in saved] != sizes:
-            got = [len(group["params"]) for group in saved]
-            raise ArgumentError.of(op, f"groups of {sizes} parameters", f"{got}", "Build the optimizer with the same groups.")
+        found = [len(group["params"]) for group in saved]
+        if found != sizes:
+            raise ArgumentError.of(op, f"groups of {sizes} parameters", f"{found}", "Build the optimizer with the same groups.")
         groups = [self._loaded_options(op, own, new) for own, new in zip(self.param_groups, saved)]
         places = {str(key): (p, group) for group, new in zip(groups, saved) for key, p in zip(new["params"], group["params"])}
         states: dict[Tensor, dict[str, Any]] = {}

@@ -84,7 +84,9 @@ def _walk_parallel(x, C, columns, image, row, rows, units, parts, geometry, dire
 class _Columns:
     """The blocks of one convolution and the columns of one block at a time, in a buffer that all of them share."""
 
-    def __init__(self, x_shape: tuple, w_shape: tuple, stride: Pair, padding: Padding, dilation: Pair, groups: int, dtype: np.dtype):
+    def __init__(
+        self, x_shape: tuple, w_shape: tuple, stride: Pair, padding: Padding, dilation: Pair, groups: int, dtype: np.dtype
+    ):
         (N, H, W, C), (KH, KW, CG, _) = x_shape, w_shape
         OH, OW = conv_size(H, KH, stride[0], padding[0], dilation[0]), conv_size(W, KW, stride[1], padding[1], dilation[1])
         self.C, self.groups = C, groups
@@ -151,10 +153,10 @@ def conv2d_forward(
 ) -> np.ndarray:
     """y[n, o, oh, ow] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, c, oh SH + kh DH - top, ow SW + kw DW - left]."""
     x, w = channels_last(x), _spatial_first(w)
-    (N, H, W, C), (KH, KW, CG, O) = x.shape, w.shape
+    (N, H, W, _), (KH, KW, CG, O) = x.shape, w.shape
     OH, OW = conv_size(H, KH, stride[0], padding[0], dilation[0]), conv_size(W, KW, stride[1], padding[1], dilation[1])
     y = empty((N, OH, OW, O), x.dtype)
-    if CG == 1 and O == C:
+    if groups == O and CG == 1:  # depthwise
         y[...] = 0 if b is None else b
         _depthwise(x, w, y, stride, padding, dilation, OUTPUT)
         return y.transpose(0, 3, 1, 2)
@@ -189,7 +191,7 @@ def conv2d_backward(
     gw = empty(w.shape, gy.dtype) if needs[1] else None
     # Summed per image first: one long running sum would lose digits.
     gb = np.matmul(np.ones((1, OH * OW), gy.dtype), gy.reshape(N, OH * OW, O)).sum((0, 1)) if needs[2] else None
-    if CG == 1 and O == groups:
+    if groups == O and CG == 1:  # depthwise
         if gx is not None:
             gx[...] = 0
             _depthwise(gx, w, gy, stride, padding, dilation, INPUT)
@@ -271,7 +273,9 @@ def _depthwise_parallel(x, w, y, units, parts, geometry, target):
         _depthwise_rows(x, w, y, t * units // parts, (t + 1) * units // parts, geometry, target)
 
 
-def _depthwise(x: np.ndarray, w: np.ndarray, y: np.ndarray, stride: Pair, padding: Padding, dilation: Pair, target: int) -> None:
+def _depthwise(
+    x: np.ndarray, w: np.ndarray, y: np.ndarray, stride: Pair, padding: Padding, dilation: Pair, target: int
+) -> None:
     """Every channel with its own kernel: adds to y (OUTPUT), to x as gx (INPUT) or to w as gw per image (WEIGHT)."""
     w = w.reshape(-1, *w.shape[-4:-2], w.shape[-1])  # (1 or N, KH, KW, C)
     geometry = (*stride, padding[0][0], padding[1][0], *dilation)

@@ -83,11 +83,34 @@ def _apply(x, center, scale, bias, y):
 
 
 @serial
+def _forward_row(x, weight, bias, eps, mean, var, y):
+    """Layer norm of one row: mean, variance, result."""
+    C = x.size
+    total = 0.0
+    for c in range(C):
+        total += x[c]
+    m = x.dtype.type(total / C)
+    total = 0.0
+    for c in range(C):
+        total += (x[c] - m) * (x[c] - m)
+    v = total / C
+    istd = x.dtype.type(1.0 / np.sqrt(v + eps))
+    for c in range(C):
+        y[c] = (x[c] - m) * istd * weight[c] + bias[c]
+    mean[0] = m
+    var[0] = v
+
+
+@serial
 def _forward(x, weight, bias, eps, given, mean, var, y):
     """All parts, one after the other."""
     B, M, C = x.shape
     s, q = np.empty(C), np.empty(C)
     center, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
+    if M == 1 and mean.shape[1] == 1:
+        for b in range(B):
+            _forward_row(x[b, 0], weight, bias, eps, mean[b], var[b], y[b, 0])
+        return
     for b in range(B):
         if not given:
             s[:] = 0
@@ -107,19 +130,25 @@ def _forward_parts(x, weight, bias, eps, given, mean, var, y, parts):
         _forward(x[a:b], weight, bias, eps, given, mean[a:b], var[a:b], y[a:b])
 
 
+@serial
+def _add_threads(s, q):
+    """The sums of all threads in s[0] and q[0]."""
+    for t in range(1, s.shape[0]):
+        for c in range(s.shape[1]):
+            s[0, c] += s[t, c]
+            q[0, c] += q[t, c]
+
+
 @parallel
-def _forward_rows(x, weight, bias, eps, given, mean, var, y, parts):
-    """One part: each thread takes some of its rows."""
-    M, C = x.shape
-    s, q = np.zeros((parts, C)), np.zeros((parts, C))
+def _forward_rows(x, weight, bias, eps, given, mean, var, y, s, q, center, scale):
+    """One part: each thread takes some of its rows and has its own sums s[t] and q[t]."""
+    M = x.shape[0]
+    parts = s.shape[0]
     if not given:
         for t in prange(parts):
             _sums(x[t * M // parts : (t + 1) * M // parts], x[0], s[t], q[t])
-        for t in range(1, parts):
-            s[0] += s[t]
-            q[0] += q[t]
+        _add_threads(s, q)
         _join(s[0], q[0], x[0], M, mean, var)
-    center, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
     _coefficients(mean, var, weight, eps, center, scale)
     for t in prange(parts):
         a, b = t * M // parts, (t + 1) * M // parts
@@ -171,11 +200,35 @@ def _grad_apply(gy, x, center, scale, slope, offset, gx):
 
 
 @serial
+def _backward_row(gy, x, mean, var, weight, eps, want_gx, gx, gw, gb):
+    """Layer norm of one row."""
+    C = x.size
+    m = mean[0]
+    istd = x.dtype.type(1.0 / np.sqrt(np.float64(var[0]) + eps))
+    of_g = of_gx = 0.0
+    for c in range(C):
+        xhat = (x[c] - m) * istd
+        gb[c] += gy[c]
+        gw[c] += gy[c] * xhat
+        of_g += gy[c] * weight[c]
+        of_gx += gy[c] * weight[c] * xhat
+    a, b = x.dtype.type(of_g / C), x.dtype.type(of_gx / C)
+    if want_gx:
+        for c in range(C):
+            gx[c] = (gy[c] * weight[c] - a - (x[c] - m) * istd * b) * istd
+
+
+@serial
 def _backward(gy, x, mean, var, weight, eps, given, want_gx, gx, gw, gb):
     """All parts, one after the other; gw and gb (float64) grow."""
     B, M, C = x.shape
     s, q = np.empty(C), np.empty(C)
-    center, scale, slope, offset = np.empty((4, C), x.dtype)
+    center, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
+    slope, offset = np.empty(C, x.dtype), np.empty(C, x.dtype)
+    if M == 1 and mean.shape[1] == 1:
+        for b in range(B):
+            _backward_row(gy[b, 0], x[b, 0], mean[b], var[b], weight, eps, want_gx, gx[b, 0], gw, gb)
+        return
     for b in range(B):
         s[:] = 0
         q[:] = 0
@@ -196,18 +249,15 @@ def _backward_parts(gy, x, mean, var, weight, eps, given, want_gx, gx, gw, gb, p
 
 
 @parallel
-def _backward_rows(gy, x, mean, var, weight, eps, given, want_gx, gx, gw, gb, parts):
-    """One part: each thread takes some of its rows."""
-    M, C = x.shape
-    s, q = np.zeros((parts, C)), np.zeros((parts, C))
-    center, scale, slope, offset = np.empty((4, C), x.dtype)
+def _backward_rows(gy, x, mean, var, weight, eps, given, want_gx, gx, gw, gb, s, q, center, scale, slope, offset):
+    """One part: each thread takes some of its rows and has its own sums s[t] and q[t]."""
+    M = x.shape[0]
+    parts = s.shape[0]
     _coefficients(mean, var, weight, eps, center, scale)
     for t in prange(parts):
         a, b = t * M // parts, (t + 1) * M // parts
         _grad_sums(gy[a:b], x[a:b], center, s[t], q[t])
-    for t in range(1, parts):
-        s[0] += s[t]
-        q[0] += q[t]
+    _add_threads(s, q)
     _grad_coefficients(s[0], q[0], M, var, weight, eps, given, slope, offset, gw, gb)
     if want_gx:
         for t in prange(parts):
@@ -248,7 +298,8 @@ def _run_forward(
             _forward_parts(x3, weight, bias, eps, given, mean, var, y3, parts)
         else:
             for b in range(parts_shape[0]):
-                _forward_rows(x3[b], weight, bias, eps, given, mean[b], var[b], y3[b], parts)
+                sums, scratch = np.zeros((2, parts, C)), np.empty((2, C), x.dtype)
+                _forward_rows(x3[b], weight, bias, eps, given, mean[b], var[b], y3[b], *sums, *scratch)
     return _like(y, x)
 
 
@@ -278,7 +329,9 @@ def _run_backward(
             _backward_parts(gy3, x3, mean, var, weight, eps, given, needs[0], gx3, gw, gb, parts)
         else:
             for b in range(parts_shape[0]):
-                _backward_rows(gy3[b], x3[b], mean[b], var[b], weight, eps, given, needs[0], gx3[b], gw[0], gb[0], parts)
+                sums, scratch = np.zeros((2, parts, C)), np.empty((4, C), x.dtype)
+                arrays = gy3[b], x3[b], mean[b], var[b], weight
+                _backward_rows(*arrays, eps, given, needs[0], gx3[b], gw[0], gb[0], *sums, *scratch)
     return (
         _like(gx, x) if needs[0] else None,
         gw.sum(0).astype(x.dtype) if needs[1] else None,

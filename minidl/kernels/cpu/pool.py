@@ -41,7 +41,7 @@ def _max_parallel(x, y, winner, parts, rows, columns):
 
 
 def max_pool2d_forward(x: np.ndarray, rows: Taps, columns: Taps) -> tuple[np.ndarray, np.ndarray]:
-    """y = the largest value of each window, and the number k * KW + l of the tap it came from."""
+    """y = the largest value of each window, and the number k * KW + m of the tap it came from."""
     x = channels_last(x)
     N, _, _, C = x.shape
     shape = (N, len(rows.count), len(columns.count), C)

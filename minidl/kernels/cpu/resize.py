@@ -48,7 +48,7 @@ def _resample_parallel(x, y, lines, rows, columns):
 
 
 def resample(x: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
-    """y[n, c, i, j] = sum over k, l of rows.value[i, k] columns.value[j, l] x[n, c, rows.index[i, k], columns.index[j, l]]."""
+    """y[n, c, i, j] = sum over k, m of rows.value[i, k] columns.value[j, m] x[n, c, rows.index[i, k], columns.index[j, m]]."""
     N, C, _, W = x.shape
     y = empty_images(N, C, len(rows.count), len(columns.count), x.dtype)
     images, out = channels_last(x), channels_last(y)

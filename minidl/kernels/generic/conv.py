@@ -44,7 +44,9 @@ def blocks(N: int, OH: int, row_bytes: int, limit: int = BLOCK_BYTES) -> Iterato
                 yield slice(n, n + 1), slice(row, min(row + rows, OH))
 
 
-def conv2d_loops(x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> np.ndarray:
+def conv2d_loops(
+    x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> np.ndarray:
     """Convolution as it is defined, one multiplication at a time: to be read and to test the others by, not to be used."""
     (N, _, H, W), (O, CG, KH, KW) = x.shape, w.shape
     (SH, SW), (DH, DW), (PH, PW) = stride, dilation, (padding[0][0], padding[1][0])
@@ -103,7 +105,9 @@ def col2im(columns: Array, size: Pair, kernel: Pair, stride: Pair, padding: Padd
     return x
 
 
-def _pieces(x_shape: tuple, w_shape: tuple, stride: Pair, padding: Padding, dilation: Pair, xp: Any, itemsize: int) -> Iterator[tuple]:
+def _pieces(
+    x_shape: tuple, w_shape: tuple, stride: Pair, padding: Padding, dilation: Pair, xp: Any, itemsize: int
+) -> Iterator[tuple]:
     """The blocks of a convolution: (images, output rows, the input rows these see, the padding that is left for them)."""
     (N, C, H, W), (_, _, KH, KW), SH, DH = x_shape, w_shape, stride[0], dilation[0]
     top = padding[0][0]
@@ -151,10 +155,10 @@ def conv2d_backward(
     """The gradients of a convolution of (H, W) = ``size`` images: gx, gw and gb, each None when ``needs`` says so.
 
     With y = weights @ columns:  gw = gy @ columns^T,  columns' gradient = weights^T @ gy,  and gx is its col2im.
-    x is read for gw only, and may be None otherwise. The columns of forward are made again, a block at a time, rather than kept.
+    x is read for gw only, and may be None otherwise. The columns of forward are made again rather than kept.
     """
     xp = xp_of(gy)
-    (N, O, _, OW), (_, CG, KH, KW), G = gy.shape, w.shape, groups
+    (N, O, _, _), (_, CG, KH, KW), G = gy.shape, w.shape, groups
     shape = (N, CG * G, *size)
     weights = w.reshape(G, O // G, -1)
     gx = xp.zeros((N, *size, CG * G), gy.dtype).transpose(0, 3, 1, 2) if needs[0] else None

@@ -16,7 +16,7 @@ def winner_dtype(rows: Taps, columns: Taps) -> type:
 
 
 def max_pool2d_forward(x: Array, rows: Taps, columns: Taps) -> tuple[Array, Array]:
-    """y[n, c, i, j] = max over k, l of x[n, c, rows.index[i, k], columns.index[j, l]], and the winner k * KW + l.
+    """y[n, c, i, j] = max over k, m of x[n, c, rows.index[i, k], columns.index[j, m]], and the winner k * KW + m.
 
     The first of equal maxima wins. A NaN beats every number, and the last NaN of a window wins (as in PyTorch).
     """
@@ -28,11 +28,11 @@ def max_pool2d_forward(x: Array, rows: Taps, columns: Taps) -> tuple[Array, Arra
     winner = xp.zeros(y.shape, winner_dtype(rows, columns))
     for row, k, row_present in rows.picks(xp):
         band = xp.take(images, row, axis=1)
-        for column, l, present in columns.picks(xp):
+        for column, m, present in columns.picks(xp):
             value = xp.take(band, column, axis=2)
             better = ((value > y) | xp.isnan(value)) & (row_present[:, None] & present)[:, :, None]
             y = xp.where(better, value, y)
-            winner = xp.where(better, (k[:, None] * KW + l)[:, :, None].astype(winner.dtype), winner)
+            winner = xp.where(better, (k[:, None] * KW + m)[:, :, None].astype(winner.dtype), winner)
     return y.transpose(0, 3, 1, 2), winner.transpose(0, 3, 1, 2)
 
 
@@ -50,7 +50,7 @@ def max_pool2d_backward(gy: Array, winner: Array, rows: Taps, columns: Taps) -> 
     gx = xp.zeros((N, rows.size, columns.size, C), gy.dtype)
     for i, k, row_present in rows.transposed.picks(xp):
         g_band, winner_band = xp.take(gy, i, axis=1), xp.take(winner, i, axis=1)
-        for j, l, present in columns.transposed.picks(xp):
-            tap = xp.where(row_present[:, None] & present, k[:, None] * KW + l, -1)[:, :, None]
+        for j, m, present in columns.transposed.picks(xp):
+            tap = xp.where(row_present[:, None] & present, k[:, None] * KW + m, -1)[:, :, None]
             gx += xp.where(xp.take(winner_band, j, axis=2) == tap, xp.take(g_band, j, axis=2), 0)
     return gx.transpose(0, 3, 1, 2)

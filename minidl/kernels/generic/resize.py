@@ -54,7 +54,7 @@ class Taps:
 
 @np.errstate(invalid="ignore", over="ignore")
 def resample(x: Array, rows: Taps, columns: Taps) -> Array:
-    """y[n, c, i, j] = sum over k, l of rows.value[i, k] columns.value[j, l] x[n, c, rows.index[i, k], columns.index[j, l]]."""
+    """y[n, c, i, j] = sum over k, m of rows.value[i, k] columns.value[j, m] x[n, c, rows.index[i, k], columns.index[j, m]]."""
     xp = xp_of(x)
     y = x.transpose(0, 2, 3, 1)
     for axis, taps in ((1, rows), (2, columns)):

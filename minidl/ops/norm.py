@@ -1,0 +1,500 @@
+"""Normalisation: shift and scale activations to mean 0 and variance 1, then let the network choose both anew."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minidl.backend import Array
+from minidl.errors import ArgumentError, DtypeError, ShapeError
+from minidl.function import Function
+from minidl.kernels import kernels_for
+from minidl.ops._arguments import describe, integer, number, real_tensor, same_dtype, tensor
+from minidl.registry import Draw, ErrorSample, Sample, op
+from minidl.tensor import Tensor
+
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm"]
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _images(op: str, x: Any, axes: int) -> Tensor:
+    """x with at least ``axes`` axes, channels on axis 1."""
+    x = real_tensor(op, x, "x")
+    if x.ndim < axes:
+        raise ShapeError.of(op, f"x of shape (N, C{', d1' if axes > 2 else ''}, ...)", f"shape {x.shape}")
+    return x
+
+
+def _vector(op: str, name: str, value: Any, shape: tuple[int, ...], meaning: str) -> Tensor | None:
+    """An optional tensor of the given shape."""
+    if value is None:
+        return None
+    value = tensor(op, value, name)
+    if value.shape != shape:
+        raise ShapeError.of(op, f"{name} of shape {shape}, {meaning}", f"shape {value.shape}")
+    return value
+
+
+def _per_channel(op: str, x: Tensor, **values: Any) -> list[Tensor | None]:
+    """Weight, bias and running statistics: (C,) each, of x's dtype."""
+    vectors = [_vector(op, name, value, x.shape[1:2], "one value per channel") for name, value in values.items()]
+    same_dtype(op, x=x, **dict(zip(values, vectors)))
+    return vectors
+
+
+def _running(op: str, running_mean: Any, running_var: Any, written: bool) -> None:
+    """Both statistics or none; those that will be written to must be tensors, or the update would be lost."""
+    if (running_mean is None) != (running_var is None):
+        raise ArgumentError.of(op, "both running_mean and running_var, or neither", "one of them")
+    for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+        if written and value is not None and not isinstance(value, Tensor):
+            raise DtypeError.of(op, f"{name} as a tensor, which is updated in place", describe(value))
+
+
+def _update(running: Tensor | None, batch: Array, momentum: float) -> None:
+    if running is not None:
+        running._write((1 - momentum) * running._array + momentum * batch)
+
+
+def _oracle(x: np.ndarray, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> np.ndarray:
+    """The formula with everything broadcast by hand."""
+    xhat = (x - mean) * (var + eps) ** -0.5
+    return xhat * (1.0 if weight is None else weight) + (0.0 if bias is None else bias)
+
+
+def _column(p: Any, x: np.ndarray) -> Any:
+    """A (C,) array as (C, 1, ...)."""
+    return None if p is None else np.asarray(p).reshape(-1, *(1,) * (x.ndim - 2))
+
+
+# ---------------------------------------------------------------- batch norm
+
+
+class BatchNorm(Function):
+    """Normalise each channel over the batch, or with given statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Array,
+        running_mean: Array | None,
+        running_var: Array | None,
+        weight: Array | None,
+        bias: Array | None,
+        training: bool,
+        eps: float,
+    ) -> tuple:
+        given = (None, None) if training else (running_mean, running_var)
+        y, mean, var = kernels_for(x).batch_norm_forward(x, weight, bias, eps, *given)
+        ctx.eps, ctx.given = eps, not training
+        if ctx.given:
+            mean, var = mean.copy(), var.copy()  # later batches overwrite the running statistics
+        ctx.save(x, mean, var, weight)
+        return y, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> tuple:
+        x, mean, var, weight = ctx.saved
+        needs = ctx.needs[0], ctx.needs[3], ctx.needs[4]
+        gx, gw, gb = kernels_for(x).batch_norm_backward(gy, x, mean, var, weight, ctx.eps, ctx.given, needs)
+        return gx, None, None, gw, gb
+
+
+def _batch_samples(draw: Draw) -> list[Sample]:
+    stats = draw.normal(3), draw.positive(3)
+    return [
+        Sample(draw.normal(5, 3), None, None, draw.positive(3), draw.normal(3), True, name="features"),
+        Sample(draw.normal(2, 3, 4, 3), None, None, draw.positive(3), draw.normal(3), training=True, name="images"),
+        Sample(draw.normal(2, 3, 5), training=True, eps=0.1, name="no weight"),
+        Sample(draw.normal(4, 3), None, None, None, draw.normal(3), training=True, name="bias only"),
+        Sample(draw.normal(2, 3, 2, 2), *stats, draw.positive(3), draw.normal(3), grad=(0, 3, 4), name="running"),
+        Sample(draw.normal(2, 3), *stats, draw.positive(3), None, False, 0.3, 1e-3, grad=(0, 3), name="running arguments"),
+        Sample(draw.normal(0, 3, 2, 2), None, None, draw.positive(3), training=True, name="empty"),
+    ]
+
+
+def _batch_oracle(
+    x: np.ndarray,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> np.ndarray:
+    rows = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
+    if not x.size:
+        return x
+    mean, var = (rows.mean(1), rows.var(1)) if training else (running_mean, running_var)
+    return _oracle(x, *(_column(p, x) for p in (mean, var, weight, bias)), eps)
+
+
+@op(
+    samples=_batch_samples,
+    oracle=_batch_oracle,
+    flops=lambda y, x, *vectors, training, eps: (8 if training else 3) * x.size,
+    errors=lambda draw: [
+        ErrorSample(ShapeError, r"x of shape \(N, C, ...\), got shape \(3,\)", np.ones(3), training=True),
+        ErrorSample(DtypeError, "x of float32 or float64, got int64", np.ones((3, 2), int), training=True),
+        ErrorSample(
+            ShapeError,
+            r"weight of shape \(3,\), one value per channel, got shape \(4,\)",
+            draw.normal(5, 3),
+            None,
+            None,
+            np.ones(4),
+            training=True,
+        ),
+        ErrorSample(ShapeError, r"running_mean of shape \(3,\)", draw.normal(5, 3), np.zeros(2), np.ones(3)),
+        ErrorSample(ArgumentError, "both running_mean and running_var, or neither", draw.normal(5, 3), np.zeros(3)),
+        ErrorSample(ArgumentError, "running_mean and running_var when not training, got None", draw.normal(5, 3)),
+        ErrorSample(DtypeError, "running_mean as a tensor", draw.normal(5, 3), [0.0] * 3, [1.0] * 3, training=True),
+        ErrorSample(DtypeError, "one dtype", draw.normal(5, 3), None, None, Tensor(np.ones(3, np.float32)), training=True),
+        ErrorSample(
+            ShapeError, r"more than one value per channel in training, got shape \(1, 3\)", np.ones((1, 3)), training=True
+        ),
+        ErrorSample(ArgumentError, "eps within 0 to inf, got -1", draw.normal(5, 3), training=True, eps=-1),
+        ErrorSample(DtypeError, "momentum as a number, got None", draw.normal(5, 3), training=True, momentum=None),
+    ],
+)
+def batch_norm(
+    x: Any,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel over the batch and all positions.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias. In training mean and var are those of the batch, var
+        divided by n; otherwise the running ones. In training running = (1 - momentum) * running + momentum * batch,
+        where running_var takes the variance divided by n - 1.
+    Shape:
+        x (N, C, ...); y the same; running_mean, running_var, weight, bias (C,) or None.
+    Gradient:
+        With xhat = (y - bias) / weight and g = dL/dy * weight, means over the n values of a channel:
+        dL/dx = (g - mean(g) - xhat * mean(g * xhat)) / sqrt(var + eps), and g / sqrt(var + eps) with running
+        statistics; dL/dweight = sum of dL/dy * xhat, dL/dbias = sum of dL/dy.
+    Notes:
+        In training the running statistics are overwritten in place, which is why they must be tensors. An empty
+        batch gives an empty result and leaves them as they are. NaN makes its whole channel NaN in training.
+    Raises:
+        ShapeError: one value per channel in training, which has no variance; vectors of another length than C.
+        ArgumentError: running statistics missing when not training; negative eps.
+    Source:
+        Ioffe and Szegedy, "Batch Normalization", 2015.
+
+    >>> import minidl as md
+    >>> md.batch_norm(md.tensor([[0.0, 10.0], [2.0, 30.0]]), training=True).numpy().round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    """
+    name = "batch_norm"
+    x = _images(name, x, 2)
+    _running(name, running_mean, running_var, training)
+    if not training and running_mean is None:
+        raise ArgumentError.of(name, "running_mean and running_var when not training", "None")
+    vectors = _per_channel(name, x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    eps, momentum = number(name, "eps", eps, low=0), number(name, "momentum", momentum)
+    n = math.prod(x.shape[:1] + x.shape[2:])
+    if training and n == 1:
+        raise ShapeError.of(name, "more than one value per channel in training", f"shape {x.shape}", "Use a larger batch.")
+    y, mean, var = BatchNorm.apply(x, *vectors, training=bool(training), eps=eps)
+    if training and n > 1:
+        _update(running_mean, mean._array, momentum)
+        _update(running_var, var._array * (n / (n - 1)), momentum)
+    return y
+
+
+# ---------------------------------------------------------------- group norm and instance norm
+
+
+class GroupNorm(Function):
+    """Normalise each sample over groups of channels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array, weight: Array | None, bias: Array | None, groups: int, eps: float) -> tuple:
+        y, mean, var = kernels_for(x).group_norm_forward(x, groups, weight, bias, eps)
+        ctx.eps = eps
+        ctx.save(x, mean, var, weight)
+        return y, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> tuple:
+        x, mean, var, weight = ctx.saved
+        return kernels_for(x).group_norm_backward(gy, x, mean, var, weight, ctx.eps, ctx.needs)
+
+
+def _group_oracle(x: np.ndarray, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> np.ndarray:
+    y = np.empty_like(x)
+    size = x.shape[1] // num_groups
+    for n in range(len(x)):
+        for c in range(0, x.shape[1], size):
+            part = x[n, c : c + size]
+            y[n, c : c + size] = _oracle(part, part.mean(), part.var(), None, None, eps)
+    return _oracle(y, 0.0, 1.0, _column(weight, x), _column(bias, x), 0.0)
+
+
+@op(
+    samples=lambda draw: [
+        Sample(draw.normal(2, 4, 3, 2), 2, draw.positive(4), draw.normal(4), name="images"),
+        Sample(draw.normal(3, 6, 5), 3, eps=0.1, name="no weight"),
+        Sample(draw.normal(3, 6), 1, draw.positive(6), name="one group"),
+        Sample(draw.normal(2, 4, 3), 4, None, draw.normal(4), name="bias only"),
+        Sample(draw.normal(0, 4, 3), 2, draw.positive(4), draw.normal(4), name="empty"),
+    ],
+    oracle=_group_oracle,
+    flops=lambda y, x, *vectors, groups, eps: 8 * x.size,
+    errors=lambda draw: [
+        ErrorSample(ArgumentError, "num_groups that divides the 6 channels, got 4", draw.normal(2, 6, 3), 4),
+        ErrorSample(ArgumentError, "num_groups of at least 1, got 0", draw.normal(2, 6, 3), 0),
+        ErrorSample(ShapeError, r"x of shape \(N, C, ...\), got shape \(6,\)", draw.normal(6), 2),
+        ErrorSample(
+            ShapeError, r"bias of shape \(6,\), one value per channel, got shape \(3,\)", draw.normal(2, 6), 2, None, np.ones(3)
+        ),
+        ErrorSample(ShapeError, r"more than one value per group, got shape \(1, 3\)", np.ones((1, 3)), 3),
+        ErrorSample(ArgumentError, "eps within 0 to inf", draw.normal(2, 6), 2, eps=-1e-5),
+        ErrorSample(DtypeError, "x of float32 or float64", np.ones((2, 6), int), 2),
+    ],
+)
+def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    """Normalise each sample over groups of neighbouring channels and all positions.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, mean and var over the C/num_groups channels of a group
+        and all positions, var divided by their number n
+    Shape:
+        x (N, C, ...), C a multiple of num_groups; y the same; weight, bias (C,) or None.
+    Gradient:
+        As for ``batch_norm``, the means running over a group.
+    Notes:
+        The same in training and evaluation, whatever the batch size. NaN makes its whole group NaN.
+    Raises:
+        ArgumentError: num_groups does not divide C; negative eps.
+        ShapeError: vectors of another length than C; a single value, which has no variance.
+    Source:
+        Wu and He, "Group Normalization", 2018.
+
+    >>> import minidl as md
+    >>> md.group_norm(md.tensor([[0.0, 2.0, 10.0, 30.0]]), 2).numpy().round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    name = "group_norm"
+    x = _images(name, x, 2)
+    groups = integer(name, "num_groups", num_groups, minimum=1)
+    if x.shape[1] % groups:
+        raise ArgumentError.of(name, f"num_groups that divides the {x.shape[1]} channels", str(groups))
+    weight, bias = _per_channel(name, x, weight=weight, bias=bias)
+    eps = number(name, "eps", eps, low=0)
+    if x.size == groups:
+        raise ShapeError.of(name, "more than one value per group", f"shape {x.shape} in {groups} groups")
+    return GroupNorm.apply(x, weight, bias, groups=groups, eps=eps)[0]
+
+
+class InstanceNorm(GroupNorm):
+    """Group norm with one channel per group."""
+
+
+def _instance_oracle(
+    x: np.ndarray,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> np.ndarray:
+    if not use_input_stats:
+        return _batch_oracle(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    return _group_oracle(x, x.shape[1], weight, bias, eps)
+
+
+@op(
+    samples=lambda draw: [
+        Sample(draw.normal(2, 3, 4, 2), None, None, draw.positive(3), draw.normal(3), name="images"),
+        Sample(draw.normal(2, 3, 5), eps=0.1, name="no weight"),
+        Sample(
+            draw.normal(2, 3, 2),
+            draw.normal(3),
+            draw.positive(3),
+            draw.positive(3),
+            draw.normal(3),
+            False,
+            grad=(0, 3, 4),
+            name="running",
+        ),
+        Sample(draw.normal(0, 3, 4), None, None, draw.positive(3), draw.normal(3), name="empty"),
+    ],
+    oracle=_instance_oracle,
+    flops=lambda y, x, *vectors, **params: 8 * x.size,
+    errors=lambda draw: [
+        ErrorSample(ShapeError, r"x of shape \(N, C, d1, ...\), got shape \(2, 3\)", draw.normal(2, 3)),
+        ErrorSample(ShapeError, r"more than one position per channel, got shape \(2, 3, 1\)", draw.normal(2, 3, 1)),
+        ErrorSample(ShapeError, r"weight of shape \(3,\)", draw.normal(2, 3, 4), None, None, np.ones(2)),
+        ErrorSample(
+            ArgumentError,
+            "running_mean and running_var when use_input_stats=False",
+            draw.normal(2, 3, 4),
+            use_input_stats=False,
+        ),
+        ErrorSample(ArgumentError, "both running_mean and running_var", draw.normal(2, 3, 4), None, np.ones(3)),
+        ErrorSample(DtypeError, "running_mean as a tensor", draw.normal(2, 3, 4), [0.0] * 3, [1.0] * 3),
+        ErrorSample(ArgumentError, "eps within 0 to inf", draw.normal(2, 3, 4), eps=-1),
+    ],
+)
+def instance_norm(
+    x: Any,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel of each sample over its positions.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, mean and var over the positions of one channel of one
+        sample, var divided by their number n; with use_input_stats=False the running ones. With use_input_stats
+        running = (1 - momentum) * running + momentum * (average over the samples), running_var taking the variances
+        divided by n - 1.
+    Shape:
+        x (N, C, d1, ...); y the same; running_mean, running_var, weight, bias (C,) or None.
+    Gradient:
+        As for ``batch_norm``, the means running over the positions.
+    Notes:
+        The running statistics are overwritten in place, which is why they must be tensors.
+    Raises:
+        ShapeError: a single position, which has no variance; vectors of another length than C.
+        ArgumentError: running statistics missing for use_input_stats=False; negative eps.
+    Source:
+        Ulyanov, Vedaldi and Lempitsky, "Instance Normalization", 2016.
+
+    >>> import minidl as md
+    >>> md.instance_norm(md.tensor([[[0.0, 2.0], [10.0, 30.0]]])).numpy().round(3)
+    array([[[-1.,  1.],
+            [-1.,  1.]]], dtype=float32)
+    """
+    name = "instance_norm"
+    x = _images(name, x, 3)
+    _running(name, running_mean, running_var, use_input_stats)
+    if not use_input_stats and running_mean is None:
+        raise ArgumentError.of(name, "running_mean and running_var when use_input_stats=False", "None")
+    mean, var, weight, bias = _per_channel(
+        name, x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
+    )
+    eps, momentum = number(name, "eps", eps, low=0), number(name, "momentum", momentum)
+    if not use_input_stats:
+        return BatchNorm.apply(x, mean, var, weight, bias, training=False, eps=eps)[0]
+    n = math.prod(x.shape[2:])
+    if n == 1:
+        raise ShapeError.of(name, "more than one position per channel", f"shape {x.shape}")
+    y, means, variances = InstanceNorm.apply(x, weight, bias, groups=x.shape[1], eps=eps)
+    if x.size:
+        _update(running_mean, means._array.mean(0), momentum)
+        _update(running_var, variances._array.mean(0) * (n / (n - 1)), momentum)
+    return y
+
+
+# ---------------------------------------------------------------- layer norm
+
+
+class LayerNorm(Function):
+    """Normalise each sample over its last axes: group norm of its flattened values in a single group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array, weight: Array | None, bias: Array | None, axes: int, eps: float) -> Array:
+        size = math.prod(x.shape[x.ndim - axes :])
+        rows = x.reshape(math.prod(x.shape[: x.ndim - axes]), size)
+        weight, bias = (None if p is None else p.reshape(size) for p in (weight, bias))
+        y, mean, var = kernels_for(x).group_norm_forward(rows, 1, weight, bias, eps)
+        ctx.shape, ctx.inner, ctx.eps = x.shape, x.shape[x.ndim - axes :], eps
+        ctx.save(rows, mean, var, weight)
+        return y.reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Array) -> tuple:
+        rows, mean, var, weight = ctx.saved
+        gy = gy.reshape(rows.shape)
+        gx, gw, gb = kernels_for(rows).group_norm_backward(gy, rows, mean, var, weight, ctx.eps, ctx.needs)
+        shapes = ctx.shape, ctx.inner, ctx.inner
+        return tuple(None if g is None else g.reshape(shape) for g, shape in zip((gx, gw, gb), shapes))
+
+
+def _layer_oracle(x: np.ndarray, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> np.ndarray:
+    axes = tuple(range(x.ndim - np.size(normalized_shape), x.ndim))
+    return _oracle(x, x.mean(axes, keepdims=True), x.var(axes, keepdims=True), weight, bias, eps)
+
+
+@op(
+    samples=lambda draw: [
+        Sample(draw.normal(4, 5), 5, draw.positive(5), draw.normal(5)),
+        Sample(draw.normal(2, 3, 7), (7,), draw.positive(7), eps=0.1, name="sequence"),
+        Sample(draw.normal(2, 3, 4), (3, 4), draw.positive(3, 4), draw.normal(3, 4), name="two axes"),
+        Sample(draw.normal(2, 2, 3, 2), [2, 3, 2], None, draw.normal(2, 3, 2), name="bias only"),
+        Sample(draw.normal(6), 6, draw.positive(6), draw.normal(6), name="vector"),
+        Sample(draw.normal(0, 5), 5, draw.positive(5), draw.normal(5), name="empty"),
+    ],
+    oracle=_layer_oracle,
+    flops=lambda y, x, *vectors, axes, eps: 8 * x.size,
+    errors=lambda draw: [
+        ErrorSample(ShapeError, r"x whose last axes are normalized_shape \(4,\), got shape \(2, 5\)", draw.normal(2, 5), 4),
+        ErrorSample(ShapeError, r"normalized_shape \(2, 5, 1\), got shape \(2, 5\)", draw.normal(2, 5), (2, 5, 1)),
+        ErrorSample(ArgumentError, "normalized_shape with at least one axis", draw.normal(2, 5), ()),
+        ErrorSample(DtypeError, "normalized_shape as an integer, got '5'", draw.normal(2, 5), "5"),
+        ErrorSample(
+            ShapeError, r"weight of shape \(5,\), that of normalized_shape, got shape \(2,\)", draw.normal(2, 5), 5, np.ones(2)
+        ),
+        ErrorSample(ArgumentError, "eps within 0 to inf", draw.normal(2, 5), 5, eps=-1),
+        ErrorSample(DtypeError, "x of float32 or float64", np.ones((2, 5), int), 5),
+    ],
+)
+def layer_norm(
+    x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise each sample over its last axes.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, mean and var over the axes of normalized_shape, var divided
+        by their number of values n
+    Shape:
+        x (..., *normalized_shape); y the same; weight, bias of shape normalized_shape or None.
+    Gradient:
+        As for ``batch_norm``, the means running over the normalised axes; dL/dweight and dL/dbias are summed over
+        the other axes.
+    Notes:
+        The same in training and evaluation. NaN makes its whole sample NaN.
+    Raises:
+        ShapeError: x does not end in normalized_shape; weight or bias of another shape.
+        ArgumentError: negative eps.
+    Source:
+        Ba, Kiros and Hinton, "Layer Normalization", 2016.
+
+    >>> import minidl as md
+    >>> md.layer_norm(md.tensor([[0.0, 2.0], [10.0, 30.0]]), 2).numpy().round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+    name = "layer_norm"
+    x = real_tensor(name, x, "x")
+    sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+    shape = tuple(integer(name, "normalized_shape", size, minimum=1) for size in sizes)
+    if not shape:
+        raise ArgumentError.of(name, "normalized_shape with at least one axis", "none")
+    if x.shape[max(0, x.ndim - len(shape)) :] != shape:
+        raise ShapeError.of(name, f"x whose last axes are normalized_shape {shape}", f"shape {x.shape}")
+    weight = _vector(name, "weight", weight, shape, "that of normalized_shape")
+    bias = _vector(name, "bias", bias, shape, "that of normalized_shape")
+    same_dtype(name, x=x, weight=weight, bias=bias)
+    return LayerNorm.apply(x, weight, bias, axes=len(shape), eps=number(name, "eps", eps, low=0))
