@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from minidl import backend
 from minidl.backend import Array
 from minidl.context import state
 from minidl.errors import DeviceError
@@ -72,7 +71,7 @@ class Function:
         record = False
         kind = None
         for value in inputs:
-            edge = None
+            edge: Node | Tensor | None = None
             if isinstance(value, Tensor):
                 array = value._array
                 if kind is None:
@@ -106,34 +105,3 @@ class Function:
 def _mixed_devices(op: str, inputs: tuple) -> DeviceError:
     where = ", ".join(f"argument {i} on {value.device}" for i, value in enumerate(inputs) if isinstance(value, Tensor))
     return DeviceError.of(op, "all tensors on one device", where, "Move them with .to(device).")
-
-
-class MoveToDevice(Function):
-    """Copy between host and GPU memory; the gradient goes back to where the input came from."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Array, device: str) -> Array:
-        ctx.origin = backend.device_of(x)
-        return backend.to_device(x, device)
-
-    @staticmethod
-    def backward(ctx: Any, gy: Array) -> Array:
-        return backend.to_device(gy, ctx.origin)
-
-
-def move_to_device(x: Tensor, device: str) -> Tensor:
-    """x on ``device``; x itself when it is there already."""
-    index = backend.parse_device(device)
-    if x.device == ("cpu" if index is None else f"cuda:{index}"):
-        return x
-    moved = MoveToDevice.apply(x, device=device)
-    return moved
-
-
-def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
-    """``value`` as a tensor: tensors pass, arrays and numbers are copied; ``like`` gives device and, for numbers, dtype."""
-    if isinstance(value, Tensor):
-        return value
-    if like is None or isinstance(value, (np.ndarray, np.generic)):
-        return Tensor(value)
-    return Tensor(value, dtype=like.dtype if isinstance(value, (int, float)) and like.dtype.kind == "f" else None, device=like.device)

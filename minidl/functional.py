@@ -1,3 +1,6 @@
 """Every operation as a function: ``minidl.functional.relu(x)``, and the same as ``minidl.relu(x)``."""
 
+from minidl import ops
 from minidl.ops import *
+
+__all__ = [name for name in dir(ops) if callable(getattr(ops, name)) and not name.startswith("_")]  # not the files of ops/

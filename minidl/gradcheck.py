@@ -124,7 +124,7 @@ def gradcheck(
     True
     >>> print(md.gradcheck(md.relu, [[0.0, 1.0]], name="relu"))  # doctest: +ELLIPSIS
     gradcheck relu: passed
-      x0: kink, worst relative error ... at (0, 0); 1 of 2 on a kink or tie ...
+      x0: kink, worst relative error ... at (0, 0); 1 of 2 on a kink or tie...
     """
     if mode not in ("auto", "full", "directional"):
         raise ArgumentError.of("gradcheck", "mode 'auto', 'full' or 'directional'", repr(mode))
@@ -132,11 +132,13 @@ def gradcheck(
         inputs and not any(isinstance(a, (Tensor, np.ndarray, list, tuple)) for a in inputs)
     ):
         inputs = (inputs,)
-    name = name or getattr(function, "__name__", type(function).__name__)
+    name = str(name or getattr(function, "__name__", type(function).__name__))
     arguments, checked = _float64_inputs(inputs, wrt)
     if hasattr(function, "named_parameters"):
-        function = copy.deepcopy(function).to("float64")
-        checked += [(label, p) for label, p in function.named_parameters() if p.requires_grad]
+        module: Any = copy.deepcopy(function)
+        module.to("float64")
+        checked += [(label, p) for label, p in module.named_parameters() if p.requires_grad]
+        function = module
     if not checked:
         raise DtypeError.of("gradcheck", "at least one floating input or parameter", f"none for {name}")
 

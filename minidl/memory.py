@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 
 SMALL = 1 << 16  # bytes; below this the C allocator recycles memory itself, without page faults
+SLACK = 1 << 26  # bytes the pool may hold beyond twice the peak in use
 ALIGN = 64  # bytes; a cache line and an AVX-512 vector
 
 _lock = threading.Lock()
 _buffers: dict[int, list[np.ndarray]] = {}  # size class -> owners, in use and free
+_peak = 0  # most bytes in use at once, as far as was seen when new memory was taken
 _enabled = True
 
 
@@ -43,7 +45,7 @@ def _size_class(nbytes: int) -> int:
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An uninitialised C-contiguous array, from the pool when it is large."""
     dtype = np.dtype(dtype)
-    nbytes = math.prod(shape) * dtype.itemsize
+    nbytes = int(math.prod(shape)) * dtype.itemsize
     if nbytes < SMALL or not _enabled:
         return np.empty(shape, dtype)
     return np.ndarray(shape, dtype, _take(_size_class(nbytes)))
@@ -51,49 +53,56 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def _take(size: int) -> np.ndarray:
     with _lock:
-        owners = _buffers.setdefault(size, [])
+        owners = _buffers[size] = _buffers.pop(size, [])  # the dictionary's order: least recently used size first
         for i in range(len(owners)):
             if sys.getrefcount(owners[i]) == _FREE:
                 return owners[i][:]  # a view: its base is the owner, which is thereby taken
-        _trim()
+        _make_room(size)
         raw = np.empty(size + ALIGN, np.uint8)
         start = -raw.ctypes.data % ALIGN
-        owner = np.frombuffer(memoryview(raw)[start : start + size], np.uint8)
+        owner = np.frombuffer(raw.data[start : start + size], np.uint8)
         owners.append(owner)
         return owner[:]
 
 
-def _trim() -> None:
-    """Before new memory is taken: drop what is free if that is more than half of the pool."""
-    free = total = 0
-    for size, owners in _buffers.items():
-        total += size * len(owners)
-        free += size * sum(sys.getrefcount(owners[i]) == _FREE for i in range(len(owners)))
-    if 2 * free > total:
-        for owners in _buffers.values():
-            _drop_free(owners)
+def _make_room(size: int) -> None:
+    """Before new memory is taken: keep the pool below twice what was ever in use at once, plus some slack."""
+    global _peak
+    used, free = _count()
+    _peak = max(_peak, used + size)
+    excess = used + free + size - (2 * _peak + SLACK)
+    for other, owners in _buffers.items():
+        if excess <= 0:
+            break
+        held = len(owners)
+        _drop_free(owners)
+        excess -= (held - len(owners)) * other
 
 
 def _drop_free(owners: list[np.ndarray]) -> None:
     owners[:] = [owners[i] for i in range(len(owners)) if sys.getrefcount(owners[i]) != _FREE]
 
 
+def _count() -> tuple[int, int]:
+    used = free = 0
+    for size, owners in _buffers.items():
+        idle = sum(sys.getrefcount(owners[i]) == _FREE for i in range(len(owners)))
+        free += size * idle
+        used += size * (len(owners) - idle)
+    return used, free
+
+
 def pool_bytes() -> tuple[int, int]:
     """(bytes in use, bytes free) in the pool."""
     with _lock:
-        used = free = 0
-        for size, owners in _buffers.items():
-            for i in range(len(owners)):
-                if sys.getrefcount(owners[i]) == _FREE:
-                    free += size
-                else:
-                    used += size
-        return used, free
+        return _count()
 
 
 def release_pool() -> None:
-    """Give every free buffer back to the operating system."""
+    """Give every free buffer back to the operating system, and forget how much was in use."""
+    global _peak
     with _lock:
+        _peak = 0
         for owners in _buffers.values():
             _drop_free(owners)
 

@@ -28,5 +28,5 @@ def test_operations_are_documented(spec):
     assert text, "no docstring"
     assert ">>> " in text, "no example"
     if spec.differentiable:
-        for section in ("Formula:", "Shape:", "Gradient:"):
-            assert section in text, f"no {section} section"
+        assert "Gradient:" in text, "no Gradient: section"
+        assert "Formula:" in text or "Shape:" in text, "neither a Formula: nor a Shape: section"

@@ -28,7 +28,7 @@ def tensors(arrays, grad=False, dtype=np.float64):
 def torch():
     """PyTorch, imported (its lazy parts too) before the global state of a test is noted."""
     torch = pytest.importorskip("torch")
-    torch.ones(1, requires_grad=True).sum().backward()
+    torch.ones(2, requires_grad=True).tanh().backward(torch.ones(2))
     return torch
 
 
@@ -157,7 +157,7 @@ def torch_layers(torch):
         "InstanceNorm2d, all arguments": lambda: nn.InstanceNorm2d(4, 1e-3, 0.2, True, True),
         "Dropout, evaluation": lambda: nn.Dropout(0.5).eval(),
         "Dropout2d, evaluation": lambda: nn.Dropout2d(0.5).eval(),
-        "Embedding": lambda: nn.Embedding(7, 3, padding_idx=2),
+        "Embedding": lambda: nn.Embedding(7, 3),
         "MultiheadAttention": lambda: nn.MultiheadAttention(6, 2, batch_first=True),
         "Upsample": lambda: nn.Upsample(scale_factor=2),
         "Upsample, bilinear": lambda: nn.Upsample((5, 7), mode="bilinear", align_corners=True),
@@ -283,6 +283,18 @@ def test_attention_refuses_what_does_not_fit():
         attention(x, x, x, attn_mask=np.zeros((2, 2), bool))
     with pytest.raises(DtypeError, match="booleans or floats"):
         attention(x, x, x, attn_mask=np.zeros((3, 3), int))
+
+
+def test_embedding_padding_equals_torch(torch):
+    theirs = torch.nn.Embedding(7, 3, padding_idx=-2)
+    ours = nn.Embedding(7, 3, padding_idx=-2)
+    ours.load_state_dict(theirs.state_dict())
+    index = np.array([[5, 1, 1], [0, 5, 6]])
+    y, t = ours(md.tensor(index)), theirs(torch.tensor(index))
+    np.testing.assert_array_equal(y.numpy(), t.detach().numpy())
+    y.sum().backward()
+    t.sum().backward()
+    np.testing.assert_array_equal(ours.weight.grad.numpy(), theirs.weight.grad.numpy())
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

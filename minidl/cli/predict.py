@@ -30,13 +30,13 @@ def run(options: argparse.Namespace) -> int:
     if missing:
         raise FileNotFoundError(f"no such image file: {', '.join(missing)}")
     path = Path(options.model) if options.model else _newest()
-    weights, metadata = io.load_with_metadata(path)
+    metadata = io.load_metadata(path)
     if "model" not in metadata:
         raise ArgumentError(f"{path}: expected a model that minidl train wrote, got weights without its description.")
     model = models.create(metadata["model"])
-    model.load_state_dict(weights)
+    io.load_weights(model, path)
     classes = metadata["classes"].split(",")
-    shape = models.INPUT_SHAPES[metadata["model"]]
+    shape = models.MODELS[metadata["model"]].input_shape
     x = np.stack([_read(name, shape, options.invert) for name in options.images])
     probabilities = softmax(predict(model, x), axis=1).numpy()
     width = max(map(len, options.images))

@@ -20,7 +20,7 @@ OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "sgd": optim.SGD, "rmspr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train, how, and where the results go."""
     parser.add_argument("--data", choices=["mnist-mini"], default="mnist-mini", help="5,000 + 1,000 digits that come with minidl")
-    parser.add_argument("--model", choices=models.names((1, 28, 28)), default="mnist_cnn", help="architecture")
+    parser.add_argument("--model", choices=[name for name, entry in models.MODELS.items() if entry.input_shape == (1, 28, 28)], default="mnist_cnn", help="architecture")
     parser.add_argument("--epochs", type=int, default=12, help="passes through the training set")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the one-cycle schedule")
@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
 
     random.manual_seed(options.seed)
     digits, test = data.mnist_mini()
-    train, validation = data.split(digits, 0.9)
+    train, validation = data.split(digits, [0.9, 0.1])
     model = models.create(options.model).to(options.device)
-    print(summary(model, (1, *models.INPUT_SHAPES[options.model])))
+    print(summary(model, (1, *models.MODELS[options.model].input_shape)))
     print(f"\n{len(train):,} images to train with, {len(validation):,} to validate with, {len(test):,} to test with")
     print("Kernels are compiled at their first use; the first run on a machine takes some seconds longer.\n", flush=True)
 
@@ -74,17 +74,18 @@ def _write(out: Path, model: Any, options: argparse.Namespace, history: History,
     from minidl import viz
 
     weights, table = out / "model.safetensors", out / "history.csv"
-    io.save(model, weights, {"model": options.model, "classes": ",".join(test.classes), "seed": str(options.seed)})
+    classes = test.classes or tuple(map(str, range(int(test.labels.max()) + 1)))
+    io.save(model, weights, {"model": options.model, "classes": ",".join(classes), "seed": str(options.seed)})
     history.to_csv(table)
     images = next(iter(data.DataLoader(test.images, len(test))))
     probabilities = softmax(predict(model, images), axis=1).numpy()
-    first = next(p for name, p in model.named_parameters() if p.ndim == 4)
-    matrix = confusion_matrix(test.labels, probabilities.argmax(1), len(test.classes))
+    first = next(p for p in model.parameters() if p.ndim == 4)
+    matrix = confusion_matrix(test.labels, probabilities.argmax(1), len(classes))
     figures = {
-        "confusion-matrix": viz.confusion_matrix(matrix, test.classes),
+        "confusion-matrix": viz.confusion_matrix(matrix, classes),
         "filters": viz.filters(first.numpy()),
         "feature-maps": viz.feature_maps(model, images[0]),
-        "worst-mistakes": viz.worst_mistakes(test.images, test.labels, probabilities, test.classes),
+        "worst-mistakes": viz.worst_mistakes(test.images, test.labels, probabilities, classes),
     }
     if len(history):
         figures["learning-curves"] = viz.learning_curves(history)

@@ -50,8 +50,8 @@ def save(model: Module | Mapping[str, Any], path: str | os.PathLike, metadata: M
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "model.safetensors")
     ...     md.save(nn.Linear(4, 2), path, metadata={"classes": "2"})
-    ...     list(md.load(path))
-    ['weight', 'bias']
+    ...     sorted(md.load(path))
+    ['bias', 'weight']
     """
     from safetensors.numpy import save as to_bytes
 

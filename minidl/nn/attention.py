@@ -38,6 +38,9 @@ class MultiheadAttention(Module):
         query (L, N, E), key and value (S, N, E), result (L, N, E), weights (N, L, S);
         with batch_first (N, L, E), (N, S, E), (N, L, E). in_proj_weight (3E, E), in_proj_bias (3E,),
         out_proj.weight (E, E), out_proj.bias (E,), as in PyTorch.
+    Notes:
+        A query that may look nowhere gives NaN, and the bias of the output projection without ``need_weights``,
+        as in PyTorch.
     Source:
         Vaswani et al., "Attention Is All You Need", 2017.
 

@@ -108,7 +108,7 @@ class _BatchNorm(_Running):
             x, self.running_mean, self.running_var, self.weight, self.bias, training=of_batch, momentum=momentum, eps=self.eps
         )
         if collecting:
-            self.num_batches_tracked._replace(self.num_batches_tracked._array + 1)
+            self.num_batches_tracked.data = self.num_batches_tracked._array + 1
         return y
 
 
@@ -183,7 +183,7 @@ class InstanceNorm2d(_Running):
         affine: bool = False,
         track_running_stats: bool = False,
     ) -> None:
-        super().__init__(num_features, eps, number("InstanceNorm2d", "momentum", momentum), affine, track_running_stats)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
@@ -195,7 +195,7 @@ class InstanceNorm2d(_Running):
             self.weight,
             self.bias,
             use_input_stats=self.training or self.running_mean is None,
-            momentum=self.momentum,
+            momentum=0.0 if self.momentum is None else self.momentum,
             eps=self.eps,
         )
 

@@ -122,12 +122,12 @@ def summary(model: Module, input_shape: Any, dtype: Any = None) -> Summary:
     >>> from minidl import nn
     >>> print(summary(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (16, 4)))
     Sequential, input (16, 4)
-    layer  type    output shape  parameters  FLOPs  saved
-    -----------------------------------------------------
+    layer  type    output shape  parameters   FLOPs  saved
+    ------------------------------------------------------
     0      Linear  (16, 8)               40  1.15 k  256 B
-    1      ReLU    (16, 8)                0    128  512 B
-    2      Linear  (16, 2)               18    544    0 B
-    -----------------------------------------------------
+    1      ReLU    (16, 8)                0     128  512 B
+    2      Linear  (16, 2)               18     544    0 B
+    ------------------------------------------------------
     total                                58  1.82 k  768 B
     parameters: 58 trainable, 0 frozen, 232 B
     """
@@ -147,7 +147,7 @@ def summary(model: Module, input_shape: Any, dtype: Any = None) -> Summary:
             with watch(recorder.operation), recorder, enable_grad():
                 model(*inputs)
         except Exception as error:
-            error.add_note(f"in summary; the layers before it:\n{recorder.table(shown)}")
+            error.add_note(f"in summary; the layers before it:\n{recorder.table(shown, called=True)}")
             raise
         return recorder.table(shown)
 
@@ -207,8 +207,8 @@ class _Recorder:
         self.alive.append(array)
         return high - low
 
-    def table(self, input_shape: Any) -> Summary:
-        """What was recorded, with the parameters of every layer."""
+    def table(self, input_shape: Any, called: bool = False) -> Summary:
+        """What was recorded, with the parameters of every layer, or only of those that were called."""
         parameters = list(self.model.parameters())
         result = Summary(type(self.model).__name__, input_shape)
         result.parameters = sum(p.size for p in parameters)
@@ -218,7 +218,7 @@ class _Recorder:
         for path, module in self.model.named_modules():
             own = [p for p in module._parameters.values() if p is not None and id(p) not in seen]
             seen.update(map(id, own))
-            if own or path in self.layers:
+            if path in self.layers or (own and not called):
                 row = self.row(path, type(module).__name__)
                 row.type, row.parameters = type(module).__name__, sum(p.size for p in own)
         result.layers = list(self.layers.values())

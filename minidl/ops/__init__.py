@@ -1,7 +1,8 @@
 """Operations on tensors, one file per family. Importing this package gives Tensor its methods."""
 
-from minidl.ops import _numpy
+from minidl.ops import _numpy, device
 from minidl.ops.activation import *
+from minidl.ops.attention import *
 from minidl.ops.columns import *
 from minidl.ops.compare import *
 from minidl.ops.conv import *
@@ -27,7 +28,7 @@ for _spec in OPS.values():
     for _name in _spec.methods:
         setattr(Tensor, _name, _spec.function)
 
-for _name, _method in {  # what the records cannot say: tensors on the right, ==, x.T, NumPy's functions
+for _name, _method in {  # what the records cannot say: tensors on the right, ==, x.T, x.to, NumPy's functions
     "__rsub__": _numpy.reflected(subtract),
     "__rtruediv__": _numpy.reflected(divide),
     "__rfloordiv__": _numpy.reflected(floor_divide),
@@ -37,6 +38,7 @@ for _name, _method in {  # what the records cannot say: tensors on the right, ==
     "__eq__": _numpy.tensor_eq,
     "__ne__": _numpy.tensor_ne,
     "T": property(_numpy.tensor_t),
+    "to": device.to,
     "__array_ufunc__": _numpy.array_ufunc,
     "__array_function__": _numpy.array_function,
 }.items():

@@ -51,8 +51,7 @@ def array_ufunc(self: Tensor, ufunc: np.ufunc, method: str, *inputs: Any, **opti
     """``np.exp(x)`` and ``array + x`` run minidl's operation of that name, gradient included."""
     spec = OPS.get(ufunc.__name__)
     if spec is None or method != "__call__" or options:
-        call = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
-        raise _not_here(call, options)
+        raise _not_here(f"numpy.{ufunc.__name__}" + (f".{method}" if method != "__call__" else ""), options)
     return spec.function(*inputs)
 
 
@@ -63,10 +62,10 @@ def array_function(self: Tensor, function: Callable[..., Any], types: Any, args:
     name = function.__name__
     ours = OPS[name].function if name in OPS else _CREATE.get(name)
     if ours is None or getattr(np, name, None) is not function or not set(options) <= set(inspect.signature(ours).parameters):
-        raise _not_here(name, options)
+        raise _not_here(f"{function.__module__}.{name}", options)
     return ours(*args, **options)
 
 
 def _not_here(call: str, options: dict[str, Any]) -> TypeError:
     given = f" with {', '.join(sorted(options))}" if options else ""
-    return TypeError(f"numpy.{call}: expected an operation that minidl has, got {call}{given}. Use x.numpy() for NumPy itself.")
+    return TypeError(f"{call}: expected an operation that minidl has, got {call}{given}. Use x.numpy() for NumPy itself.")

@@ -563,9 +563,9 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
         raise ArgumentError.of("clip", "min or max", "neither")
     x = tensor("clip", x)
     if min is not None:
-        x, min = operands("clip", x, min)
+        x, min = operands("clip", x, min if type(min) in (int, float) else tensor("clip", min, "min"))
     if max is not None:
-        x, max = operands("clip", x, max)
+        x, max = operands("clip", x, max if type(max) in (int, float) else tensor("clip", max, "max"))
     if isinstance(min, Tensor) and isinstance(max, Tensor):
         min, max = operands("clip", min, max)
     return Clip.apply(x, min, max)

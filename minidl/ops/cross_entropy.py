@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import FLOATS, Array, xp_of
-from minidl.errors import ArgumentError, DtypeError, ShapeError
+from minidl.errors import ArgumentError, DtypeError, GraphError, ShapeError
 from minidl.function import Function
 from minidl.kernels import kernels_for
 from minidl.ops._arguments import describe, integer, number, real_tensor, same_dtype, tensor
@@ -108,6 +108,7 @@ def _classification_errors(draw: Draw) -> list[ErrorSample]:
         ErrorSample(ShapeError, "at least one class", draw.normal(4, 0), t),
         ErrorSample(ShapeError, "at least one class", draw.normal(), t),
         ErrorSample(ShapeError, r"weight of shape \(3,\), one per class, got shape \(4,\)", x, t, np.ones(4)),
+        ErrorSample(GraphError, r"weight as a constant, .* Pass weight.detach", x, t, Tensor(np.ones(3), requires_grad=True)),
         ErrorSample(ArgumentError, "reduction as one of 'none', 'mean', 'sum', got 'avg'", x, t, reduction="avg"),
         ErrorSample(DtypeError, "ignore_index as an integer, got 0.5", x, t, ignore_index=0.5),
         ErrorSample(DtypeError, "target as a tensor", x, "cat"),
@@ -279,6 +280,7 @@ def cross_entropy(
         ArgumentError: a label out of range, an unknown reduction, label_smoothing outside of [0, 1].
         DtypeError: integer scores; floating labels.
         ShapeError: labels, probabilities or weights of the wrong shape.
+        GraphError: a weight that requires a gradient.
 
     >>> import minidl as md
     >>> logits = md.log(md.tensor([[0.8, 0.2]]))
@@ -359,6 +361,7 @@ def nll_loss(x: Any, target: Any, weight: Any = None, ignore_index: int = -100, 
         ArgumentError: a label out of range, an unknown reduction.
         DtypeError: integer scores; floating labels.
         ShapeError: labels or weights of the wrong shape.
+        GraphError: a weight that requires a gradient.
 
     >>> import minidl as md
     >>> md.nll_loss(md.tensor([[-0.25, -1.5], [-2.0, -0.5]]), md.tensor([0, 1]))

@@ -61,8 +61,8 @@ def _samples(draw: Draw) -> list[Sample]:
         Sample(draw.normal(4, 5, 2), 0.2, True, 2, name="arguments"),
         Sample(draw.normal(2, 3, 4, 4), 0.7, rng=3, name="images"),
         Sample(draw.normal(3, 4, 2), p=1, rng=4, name="all"),
-        Sample(draw.normal(3, 4, 2), p=0.0, name="nothing"),
-        Sample(draw.normal(3, 4, 2), training=False, name="evaluation"),
+        Sample(draw.normal(3, 4, 2), p=0.0, grad=(), name="nothing"),
+        Sample(draw.normal(3, 4, 2), training=False, grad=(), name="evaluation"),
         Sample(draw.normal(0, 3, 2), rng=5, name="empty"),
     ]
 
@@ -97,7 +97,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) -> T
 
     >>> import minidl as md
     >>> md.dropout(md.ones(6), 0.5, rng=0)
-    tensor([2., 0., 0., 0., 2., 2.])
+    tensor([2., 2., 2., 0., 0., 0.])
     >>> md.dropout(md.ones(3), 0.5, training=False)
     tensor([1., 1., 1.])
     """
@@ -134,12 +134,12 @@ def dropout2d(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) ->
         Tompson et al., "Efficient Object Localization Using Convolutional Networks", 2015.
 
     >>> import minidl as md
-    >>> md.dropout2d(md.ones(1, 3, 1, 2), 0.5, rng=0)
-    tensor([[[[2., 2.]],
-    <BLANKLINE>
-             [[0., 0.]],
-    <BLANKLINE>
-             [[0., 0.]]]])
+    >>> md.dropout2d(md.ones(1, 5, 2), 0.5, rng=0)
+    tensor([[[2., 2.],
+             [2., 2.],
+             [2., 2.],
+             [0., 0.],
+             [0., 0.]]])
     """
     x, p, rng = real_tensor("dropout2d", x), number("dropout2d", "p", p, 0, 1), generator(rng)
     if x.ndim not in (3, 4):

@@ -10,7 +10,7 @@ from minidl.backend import FLOATS, Array, default_dtype, is_array, xp_of
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
 from minidl.kernels.generic import sum_to
-from minidl.ops._arguments import describe, float_tensor, tensor
+from minidl.ops._arguments import describe, tensor
 from minidl.registry import Draw, ErrorSample, Sample, op
 from minidl.tensor import Tensor
 
@@ -218,7 +218,11 @@ def subtract(x: Any, y: Any) -> Tensor:
     >>> md.subtract(md.tensor([1.0, 2.0]), 3)
     tensor([-2., -1.])
     """
-    return Subtract.apply(*operands("subtract", x, y))
+    x, y = operands("subtract", x, y)
+    try:
+        return Subtract.apply(x, y)
+    except TypeError as error:
+        raise DtypeError.of("subtract", "numbers", "booleans", "Compare them with != or convert with .astype.") from error
 
 
 class Multiply(Function):
@@ -334,7 +338,10 @@ def negative(x: Any) -> Tensor:
     >>> md.negative(md.tensor([1.0, -2.0]))
     tensor([-1.,  2.])
     """
-    return Negative.apply(tensor("negative", x))
+    x = tensor("negative", x)
+    if x.dtype.kind == "b":
+        raise DtypeError.of("negative", "numbers", "booleans", "The opposite of a mask is ~mask.")
+    return Negative.apply(x)
 
 
 class Power(Function):
@@ -353,7 +360,12 @@ class Power(Function):
         xp = xp_of(gz)
         gx = gy = None
         if ctx.needs[0]:
-            gx = sum_to(xp.where(xp.equal(y, 0), gz.dtype.type(0), gz * (y * x ** (y - 1))), sx)
+            gx = gz * (y * x ** (y - 1))
+            if is_array(y):
+                gx = xp.where(y == 0, gz.dtype.type(0), gx)
+            elif y == 0:
+                gx = xp.zeros_like(gz)
+            gx = sum_to(gx, sx)
         if ctx.needs[1]:
             log_x = xp.log(xp.asarray(x, gz.dtype))
             gy = sum_to(xp.where(xp.equal(x, 0) & xp.greater_equal(y, 0), gz.dtype.type(0), gz * z * log_x), sy)
@@ -396,7 +408,13 @@ def power(x: Any, y: Any) -> Tensor:
     >>> md.power(md.tensor([1.0, 2.0, 3.0]), 2)
     tensor([1., 4., 9.])
     """
-    return Power.apply(*operands("power", x, y))
+    x, y = operands("power", x, y)
+    try:
+        return Power.apply(x, y)
+    except ValueError as error:
+        raise ArgumentError.of(
+            "power", "exponents of at least 0 for integers", "a negative one", "Convert with .astype."
+        ) from error
 
 
 class FloorDivide(Function):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend import Array, default_dtype, is_array, to_device, xp_of
+from minidl.backend import Array, as_array, default_dtype, is_array, to_device, xp_of
 from minidl.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from minidl.function import Function
 from minidl.kernels.generic import scatter_add
@@ -24,7 +24,7 @@ __all__ = ["gather", "getitem", "one_hot", "split", "take", "take_along_axis", "
 # ---------------------------------------------------------------- x[index]
 
 
-class GetItem(Function):
+class Getitem(Function):
     """y = x[index]."""
 
     @staticmethod
@@ -47,16 +47,16 @@ def _index_part(x: Tensor, part: Any) -> Any:
     """One part of an index as NumPy takes it; arrays are copied, because backward needs them unchanged."""
     if part is None or part is Ellipsis or isinstance(part, (int, slice)):
         return part
-    if isinstance(part, np.integer):
-        return int(part)
+    if isinstance(part, (np.integer, np.bool_)):
+        return part.item()
     if isinstance(part, Tensor):
         if part.device != x.device:
             raise DeviceError.of("getitem", f"an index on {x.device}", part.device, "Move it with .to(device).")
         array = part._array
     elif is_array(part):
         array = to_device(part.copy(), x.device)
-    elif isinstance(part, (list, np.bool_)):
-        array = to_device(np.array(part) if part != [] else np.empty(0, np.int64), x.device)
+    elif isinstance(part, list):
+        array = to_device(np.empty(0, np.int64) if part == [] else as_array(part, op="getitem"), x.device)
     else:
         raise DtypeError.of("getitem", "integers, slices, ..., None, or arrays of integers or booleans", describe(part))
     if array.dtype.kind not in "iub":
@@ -137,7 +137,7 @@ def getitem(x: Any, index: Any) -> Tensor:
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple([_index_part(x, part) for part in parts])
     try:
-        return GetItem.apply(x, index=parts)
+        return Getitem.apply(x, index=parts)
     except IndexError as error:
         raise IndexError(f"getitem: expected an index that fits shape {x.shape}, got {error}") from None
 
@@ -193,7 +193,7 @@ def _positions(op: str, x: Tensor, value: Any, name: str) -> Array:
             raise DeviceError.of(op, f"{name} on {x.device}", value.device, "Move it with .to(device).")
         array = value._array
     else:
-        array = to_device(np.array(value, np.int64 if isinstance(value, list) and not value else None), x.device)
+        array = to_device(np.empty(0, np.int64) if isinstance(value, list) and not value else as_array(value, op=op), x.device)
     if array.dtype.kind not in "iu":
         raise DtypeError.of(op, f"{name} of integers", describe(value))
     return array

@@ -353,6 +353,14 @@ def _weight_errors(draw: Draw) -> list[ErrorSample]:
     ]
 
 
+def _check_probabilities(op: str, name: str, p: Tensor, hint: str) -> None:
+    """Refuse values outside of [0, 1]; NaN passes."""
+    bad = (p._array < 0) | (p._array > 1)
+    if bad.any():
+        where = tuple(int(i) for i in xp_of(bad).argwhere(bad)[0])
+        raise ArgumentError.of(op, f"{name} of probabilities from 0 to 1", f"{float(p._array[where])} at index {where}", hint)
+
+
 def _bce_oracle(x: np.ndarray, target: np.ndarray, weight: Any = None, reduction: str = "mean") -> np.ndarray:
     values = -np.log(x**target * (1 - x) ** (1 - target))
     return reduced(values * (1.0 if weight is None else weight), reduction)
@@ -367,7 +375,10 @@ def _bce_oracle(x: np.ndarray, target: np.ndarray, weight: Any = None, reduction
         ErrorSample(
             ArgumentError, r"probabilities from 0 to 1, got 1.5 at index \(1,\).*with_logits", np.array([0.5, 1.5]), np.ones(2)
         ),
-        ErrorSample(ArgumentError, r"probabilities from 0 to 1, got -0.5 at index \(0,\)", np.array([-0.5, 0.5]), np.ones(2)),
+        ErrorSample(
+            ArgumentError, r"x of probabilities from 0 to 1, got -0.5 at index \(0,\)", np.array([-0.5, 0.5]), np.ones(2)
+        ),
+        ErrorSample(ArgumentError, r"target of probabilities from 0 to 1, got 2.0 at index \(0,\)", np.ones(1), np.array([2])),
     ],
 )
 def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Tensor:
@@ -384,7 +395,7 @@ def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str
         ``binary_cross_entropy_with_logits`` does sigmoid and loss in one, without the loss of precision near 0
         and 1. NaN propagates. The mean of nothing is NaN.
     Raises:
-        ArgumentError: x outside of [0, 1].
+        ArgumentError: x or target outside of [0, 1].
         ShapeError: target of another shape.
 
     >>> import minidl as md
@@ -393,11 +404,8 @@ def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str
     """
     name = "binary_cross_entropy"
     x, target = _pair(name, x, target)
-    bad = (x._array < 0) | (x._array > 1)
-    if bad.any():
-        where = tuple(int(i) for i in xp_of(bad).argwhere(bad)[0])
-        hint = "Apply sigmoid first, or use binary_cross_entropy_with_logits."
-        raise ArgumentError.of(name, "probabilities from 0 to 1", f"{float(x._array[where])} at index {where}", hint)
+    _check_probabilities(name, "x", x, "Apply sigmoid first, or use binary_cross_entropy_with_logits.")
+    _check_probabilities(name, "target", target, "Scale the targets, for example to 0 and 1.")
     weight = _elementwise_weight(name, "weight", weight, x)
     return BinaryCrossEntropy.apply(x, target, weight, reduction=reduction_word(name, reduction))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import Array
-from minidl.errors import ArgumentError, DtypeError, ShapeError
+from minidl.errors import ArgumentError, DtypeError, GraphError, ShapeError
 from minidl.function import Function
 from minidl.kernels import kernels_for
 from minidl.ops._arguments import describe, integer, number, real_tensor, same_dtype, tensor
@@ -53,11 +53,13 @@ def _running(op: str, running_mean: Any, running_var: Any, written: bool) -> Non
     for name, value in (("running_mean", running_mean), ("running_var", running_var)):
         if written and value is not None and not isinstance(value, Tensor):
             raise DtypeError.of(op, f"{name} as a tensor, which is updated in place", describe(value))
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise GraphError.of(op, f"{name} without a gradient", "a tensor that requires one", f"Pass {name}.detach().")
 
 
 def _update(running: Tensor | None, batch: Array, momentum: float) -> None:
     if running is not None:
-        running._write((1 - momentum) * running._array + momentum * batch)
+        running._replace((1 - momentum) * running._array + momentum * batch)
 
 
 def _oracle(x: np.ndarray, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> np.ndarray:
@@ -154,6 +156,9 @@ def _batch_oracle(
         ErrorSample(ArgumentError, "both running_mean and running_var, or neither", draw.normal(5, 3), np.zeros(3)),
         ErrorSample(ArgumentError, "running_mean and running_var when not training, got None", draw.normal(5, 3)),
         ErrorSample(DtypeError, "running_mean as a tensor", draw.normal(5, 3), [0.0] * 3, [1.0] * 3, training=True),
+        ErrorSample(
+            GraphError, "running_var without a gradient", draw.normal(5, 3), np.zeros(3), Tensor(np.ones(3), requires_grad=True)
+        ),
         ErrorSample(DtypeError, "one dtype", draw.normal(5, 3), None, None, Tensor(np.ones(3, np.float32)), training=True),
         ErrorSample(
             ShapeError, r"more than one value per channel in training, got shape \(1, 3\)", np.ones((1, 3)), training=True

@@ -406,8 +406,8 @@ def logsumexp(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool 
         ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
-    >>> md.logsumexp(md.tensor([1000.0, 1000.0]))
-    tensor(1000.6931)
+    >>> md.logsumexp(md.tensor([1000.0, 1001.0]))
+    tensor(1001.3133)
     """
     x = float_tensor("logsumexp", x)
     return Logsumexp.apply(x, axes=axes_tuple("logsumexp", axis, x.ndim), keepdims=keepdims)

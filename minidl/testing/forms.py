@@ -13,7 +13,8 @@ from minidl.tensor import Tensor
 def strided(a: np.ndarray) -> np.ndarray:
     """Every second element of a larger array along each axis."""
     big = np.full(tuple(2 * n + 1 for n in a.shape), np.nan if a.dtype.kind == "f" else 0, a.dtype)
-    view = big[(..., *(slice(1, 2 * n + 1, 2) for n in a.shape))]
+    inner: tuple = (..., *(slice(1, 2 * n + 1, 2) for n in a.shape))  # the dots keep a 0-d array an array
+    view = big[inner]
     view[...] = a
     return view
 

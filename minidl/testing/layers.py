@@ -109,7 +109,7 @@ LAYERS: list[LayerCase] = [
     LayerCase("InstanceNorm2d, all arguments", lambda: nn.InstanceNorm2d(4, 1e-3, 0.2, True, True), _images()),
     LayerCase("Dropout, evaluation", lambda: _eval(nn.Dropout(0.5)), _rows),
     LayerCase("Dropout2d, evaluation", lambda: _eval(nn.Dropout2d(0.5)), _images()),
-    LayerCase("Embedding", lambda: nn.Embedding(7, 3, padding_idx=2, rng=0), lambda draw: (draw.labels(2, 5, classes=7),)),
+    LayerCase("Embedding", lambda: nn.Embedding(7, 3, rng=0), lambda draw: (draw.labels(2, 5, classes=7),)),
     LayerCase("MultiheadAttention", lambda: nn.MultiheadAttention(6, 2, batch_first=True, rng=0), _attention),
     LayerCase("Upsample", lambda: nn.Upsample(scale_factor=2), _images(h=3, w=2)),
     LayerCase("Upsample, bilinear", lambda: nn.Upsample((5, 7), mode="bilinear", align_corners=True), _images(h=3, w=2)),
