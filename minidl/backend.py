@@ -116,7 +116,7 @@ def to_device(array: Array, device: str) -> Array:
 
 def to_numpy(array: Array) -> np.ndarray:
     """The array in host memory as NumPy; the same object when it is there already."""
-    return array if isinstance(array, np.ndarray) else array.get()
+    return np.asarray(array) if isinstance(array, (np.ndarray, np.generic)) else array.get()
 
 
 def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:

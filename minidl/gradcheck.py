@@ -162,11 +162,14 @@ def gradcheck(
         )
     analytic = _analytic(function, arguments, checked, projections, name)
 
+    # L is a sum of terms v y, each rounded; the difference of two such sums is uncertain by about this much.
+    magnitude = sum(float(np.abs(y.numpy() * v).sum()) for y, v in zip(first, projections, strict=True))
+    noise = 4 * np.finfo(np.float64).eps * magnitude / step
     report = GradcheckReport(name)
     for (label, tensor), gradient in zip(checked, analytic, strict=True):
         full = mode == "full" or (mode == "auto" and tensor.size <= FULL_LIMIT)
         places = _elements(tensor) if full else _directions(tensor, rng)
-        report.inputs.append(_compare(label, tensor, gradient, places, loss, step, tolerance))
+        report.inputs.append(_compare(label, tensor, gradient, places, loss, step, tolerance, noise))
     return report
 
 
@@ -222,10 +225,18 @@ def _directions(tensor: Tensor, rng: np.random.Generator) -> list[tuple[str, Any
 
 
 def _compare(
-    label: str, tensor: Tensor, gradient: np.ndarray, places: list, loss: Callable[[], float], step: float, tolerance: float
+    label: str,
+    tensor: Tensor,
+    gradient: np.ndarray,
+    places: list,
+    loss: Callable[[], float],
+    step: float,
+    tolerance: float,
+    noise: float,
 ) -> InputReport:
     base = loss()
-    floor = max(1e-3 * float(np.abs(gradient).max(initial=0.0)), 1e-4)
+    # Elements far smaller than the largest, or than the noise allows to see, are compared on that scale.
+    floor = max(1e-3 * float(np.abs(gradient).max(initial=0.0)), noise / tolerance, 1e-12)
     worst = InputReport(label, "ok", 0.0, "no element", 0.0, 0.0, len(places))
     rank = {"ok": 0, "kink": 1, "FAIL": 2}
     for where, place in places:

@@ -10,6 +10,7 @@ from minidl.errors import ArgumentError
 from minidl.gradcheck import GradcheckReport, gradcheck
 from minidl.kernels import use_kernels
 from minidl.registry import OPS, Draw
+from minidl.testing.layers import LAYERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table; exit code 1 when a gradient is wrong."""
-    from minidl.testing.layers import LAYERS
-
-    known = [*(name for name, spec in OPS.items() if spec.differentiable), *(name for name, *_ in LAYERS)]
+    known = [*(name for name, spec in OPS.items() if spec.differentiable), *dict.fromkeys(_split(case.name)[0] for case in LAYERS)]
     for name in options.names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 3)
@@ -33,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"{'op':<34} {'sample':<22} {'worst rel. error':>16}  {'where':<24} verdict")
     counts = {"ok": 0, "kink": 0, "FAIL": 0}
     with use_kernels(options.kernels):
-        for sample, report in _reports(names, options.seed, LAYERS):
+        for sample, report in _reports(names, options.seed):
             worst = report.worst
             assert worst is not None
             counts[worst.verdict] += 1
@@ -45,13 +44,20 @@ def run(options: argparse.Namespace) -> int:
     return 1 if counts["FAIL"] else 0
 
 
-def _reports(names: set[str], seed: int, layers: list) -> Iterator[tuple[str, GradcheckReport]]:
+def _reports(names: set[str], seed: int) -> Iterator[tuple[str, GradcheckReport]]:
     for name, spec in OPS.items():
         if name in names and spec.differentiable:
             for i, sample in enumerate(spec.samples(Draw(seed))):
                 if sample.differentiable:
                     call = lambda *args, spec=spec, sample=sample: spec.function(*args, **sample.kwargs)  # noqa: E731
                     yield sample.name or f"sample {i}", gradcheck(call, sample.args, wrt=sample.differentiable, name=name)
-    for name, factory, make_input in layers:
+    for case in LAYERS:
+        name, variant = _split(case.name)
         if name in names:
-            yield "layer", gradcheck(factory(), make_input(Draw(seed)), name=name)
+            yield variant or "defaults", gradcheck(case.make(), case.inputs(Draw(seed)), name=name)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The layer and the variant of it: ``"Conv2d, depthwise"``."""
+    layer, _, variant = name.partition(", ")
+    return layer, variant

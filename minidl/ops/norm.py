@@ -133,7 +133,8 @@ def _batch_oracle(
     if not x.size:
         return x
     mean, var = (rows.mean(1), rows.var(1)) if training else (running_mean, running_var)
-    return _oracle(x, *(_column(p, x) for p in (mean, var, weight, bias)), eps)
+    mean, var, weight, bias = (_column(p, x) for p in (mean, var, weight, bias))
+    return _oracle(x, mean, var, weight, bias, eps)
 
 
 @op(

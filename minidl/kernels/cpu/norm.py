@@ -349,9 +349,9 @@ def batch_norm_forward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """y, and mean and variance (C,): those of the batch unless they are given."""
     C = x.shape[1]
-    given = mean is not None
-    if not given:
-        mean, var = np.zeros(C, x.dtype), np.zeros(C, x.dtype)
+    given = True
+    if mean is None or var is None:
+        mean, var, given = np.zeros(C, x.dtype), np.zeros(C, x.dtype), False
     y = _run_forward(x, (1, x.size // max(1, C)), weight, bias, eps, given, mean.reshape(1, C), var.reshape(1, C))
     return y, mean, var
 
