@@ -25,6 +25,7 @@ LAYERS = [  # lowest first; members of one line do not know each other
     {"models", "io"},
     {"train", "viz", "testing"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")

@@ -950,8 +950,8 @@ def test_groups_added_later():
 
 
 def test_schedule_of_ones_own():
-    with pytest.raises(NotImplementedError, match="Schedule: write a next_lr method"):
-        optim.Schedule(adam())
+    with pytest.raises(NotImplementedError, match="LRScheduler: write a next_lr method"):
+        optim.LRScheduler(adam())
 
 
 # ---------------------------------------------------------------- clipping and penalties

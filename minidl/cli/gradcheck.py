@@ -29,14 +29,14 @@ def run(options: argparse.Namespace) -> int:
             near = difflib.get_close_matches(name, known, 3)
             raise ArgumentError(f"expected the name of a differentiable operation or a layer, got {name!r}." + (f" Did you mean {', '.join(near)}?" if near else ""))
     names = set(options.names or known)
-    print(f"{'op':<34} {'sample':<22} {'worst rel. error':>16}  {'where':<24} verdict")
+    print(f"{'op':<33} {'sample':<34} {'worst rel. error':>16}  {'where':<24} verdict")
     counts = {"ok": 0, "kink": 0, "FAIL": 0}
     with use_kernels(options.kernels):
         for sample, report in _reports(names, options.seed):
             worst = report.worst
             assert worst is not None
             counts[worst.verdict] += 1
-            print(f"{report.operation:<34} {sample:<22} {worst.error:>16.1e}  {f'{worst.name} {worst.where}':<24} {worst.verdict}", flush=True)
+            print(f"{report.operation:<33} {sample:<34} {worst.error:>16.1e}  {f'{worst.name} {worst.where}':<24} {worst.verdict}", flush=True)
             if options.verbose or worst.verdict == "FAIL":
                 for entry in report.inputs:
                     print(f"    {entry}")

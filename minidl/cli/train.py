@@ -38,13 +38,12 @@ def run(options: argparse.Namespace) -> int:
     if not options.lr > 0:
         raise ArgumentError(f"--lr: expected a positive number, got {options.lr}.")
     parse_device(options.device)
-    out = Path(options.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
-    out.mkdir(parents=True, exist_ok=True)
-
     random.manual_seed(options.seed)
     digits, test = data.mnist_mini()
     train, validation = data.split(digits, [0.9, 0.1])
     model = models.create(options.model).to(options.device)
+    out = Path(options.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
+    out.mkdir(parents=True, exist_ok=True)
     print(summary(model, (1, *models.MODELS[options.model].input_shape)))
     print(f"\n{len(train):,} images to train with, {len(validation):,} to validate with, {len(test):,} to test with")
     print("Kernels are compiled at their first use; the first run on a machine takes some seconds longer.\n", flush=True)

@@ -208,6 +208,9 @@ class CrossEntropyProbabilities(Function):
         return gx, gt, None
 
 
+CrossEntropyProbabilities.name = CrossEntropy.name  # one operation for profiles and messages, whatever the targets are
+
+
 @op(
     samples=lambda draw: [
         *_classification_samples(draw),

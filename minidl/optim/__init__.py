@@ -10,10 +10,10 @@ from minidl.optim.schedule import (
     CosineAnnealingLR,
     ExponentialLR,
     LinearLR,
+    LRScheduler,
     MultiStepLR,
     OneCycleLR,
     ReduceLROnPlateau,
-    Schedule,
     SequentialLR,
     StepLR,
 )

@@ -20,11 +20,11 @@ from minidl.optim.optimizer import Optimizer
 __all__ = [
     "CosineAnnealingLR",
     "ExponentialLR",
+    "LRScheduler",
     "LinearLR",
     "MultiStepLR",
     "OneCycleLR",
     "ReduceLROnPlateau",
-    "Schedule",
     "SequentialLR",
     "StepLR",
 ]
@@ -62,7 +62,7 @@ class _Saved:
             setattr(self, name, list(value) if isinstance(value, list) else value)
 
 
-class Schedule(_Saved):
+class LRScheduler(_Saved):
     """The base of all schedules: it counts, and writes learning rates into the optimizer's groups.
 
     A subclass writes ``next_lr``, which gives the learning rates of epoch ``last_epoch`` from those now in
@@ -77,7 +77,7 @@ class Schedule(_Saved):
         ArgumentError: ``last_epoch`` given, but the groups hold no ``initial_lr``: load the optimizer first.
 
     >>> import minidl as md
-    >>> class Halving(md.optim.Schedule):
+    >>> class Halving(md.optim.LRScheduler):
     ...     def next_lr(self):
     ...         return [base / 2**self.last_epoch for base in self.base_lrs]
     >>> opt = md.optim.SGD([md.Parameter([1.0])], lr=1.0)
@@ -133,7 +133,7 @@ class Schedule(_Saved):
         self._last_lr = self._current()
 
 
-class StepLR(Schedule):
+class StepLR(LRScheduler):
     """Multiply the learning rate by ``gamma`` every ``step_size`` epochs.
 
     Formula:
@@ -159,7 +159,7 @@ class StepLR(Schedule):
         return [lr * self.gamma if falls else lr for lr in self._current()]
 
 
-class MultiStepLR(Schedule):
+class MultiStepLR(LRScheduler):
     """Multiply the learning rate by ``gamma`` at each of the given epochs.
 
     Formula:
@@ -185,7 +185,7 @@ class MultiStepLR(Schedule):
         return [lr * factor for lr in self._current()]
 
 
-class ExponentialLR(Schedule):
+class ExponentialLR(LRScheduler):
     """Multiply the learning rate by ``gamma`` in every epoch.
 
     Formula:
@@ -212,7 +212,7 @@ class ExponentialLR(Schedule):
         return [lr * self.gamma for lr in self._current()]
 
 
-class LinearLR(Schedule):
+class LinearLR(LRScheduler):
     """Change the learning rate linearly over the first epochs: a warm-up when ``start_factor`` is small.
 
     Formula:
@@ -264,7 +264,7 @@ class LinearLR(Schedule):
         return [lr * ratio for lr in self._current()]
 
 
-class CosineAnnealingLR(Schedule):
+class CosineAnnealingLR(LRScheduler):
     """Let the learning rate fall along half a cosine, to ``eta_min`` in epoch ``T_max``.
 
     Formula:
@@ -301,7 +301,7 @@ class CosineAnnealingLR(Schedule):
         return [low + (lr - low) * ratio for lr in self._current()]
 
 
-class OneCycleLR(Schedule):
+class OneCycleLR(LRScheduler):
     """One rise of the learning rate to ``max_lr`` and one long fall, in steps of a batch; momentum runs against it.
 
     Formula:
@@ -414,7 +414,7 @@ class OneCycleLR(Schedule):
         return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
 
-class SequentialLR(Schedule):
+class SequentialLR(LRScheduler):
     """Schedules one after the other: each begins anew at its milestone, from the optimizer's first learning rates.
 
     Args:
@@ -441,12 +441,12 @@ class SequentialLR(Schedule):
     """
 
     def __init__(
-        self, optimizer: Optimizer, schedulers: Sequence[Schedule], milestones: Sequence[int], last_epoch: int = -1
+        self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1
     ) -> None:
         op = self._name
         self.schedulers = list(schedulers)
         self.milestones = [integer(op, "milestones", epoch, 1) for epoch in milestones]
-        if not self.schedulers or not all(isinstance(s, Schedule) and s.optimizer is optimizer for s in self.schedulers):
+        if not self.schedulers or not all(isinstance(s, LRScheduler) and s.optimizer is optimizer for s in self.schedulers):
             raise ArgumentError.of(op, "schedules of this optimizer, other than ReduceLROnPlateau", describe(self.schedulers))
         if len(self.milestones) != len(self.schedulers) - 1 or self.milestones != sorted(set(self.milestones)):
             n = len(self.schedulers)

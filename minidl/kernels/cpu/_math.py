@@ -5,6 +5,9 @@ is one to three units in the last place. float64 takes the C library's functions
 
 The polynomials were fitted for the smallest largest error: exp on |r| <= ln(2)/2 after taking out the power
 of two, -log(erfc(x))/x on [0, 4], log1p(t)/t on [0, 1].
+
+Numba's disk cache notices a change of the file that holds a loop, not of this one: after an edit here, touch the
+kernels that use it.
 """
 
 from __future__ import annotations
