@@ -30,13 +30,21 @@ _default = _Default()
 
 
 def default_dtype() -> np.dtype:
-    """The floating dtype of new tensors made from Python numbers, and of integers that enter float operations."""
+    """The floating dtype of new tensors made from Python numbers, and of integers that enter float operations.
+
+    >>> import minidl as md
+    >>> md.default_dtype()
+    dtype('float32')
+    """
     return _default.dtype
 
 
 @contextmanager
 def use_dtype(dtype: Any) -> Iterator[None]:
     """Change the default floating dtype inside a ``with`` block of this thread.
+
+    Raises:
+        DtypeError: anything but float32 and float64.
 
     >>> import minidl as md
     >>> with md.use_dtype("float64"):
@@ -71,14 +79,26 @@ def cupy() -> ModuleType:
 
 
 def xp_of(array: Array) -> ModuleType:
-    """The package that owns an array: numpy or cupy."""
+    """The package that owns an array: numpy or cupy.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> backend.xp_of(np.zeros(2)).__name__
+    'numpy'
+    """
     if isinstance(array, (np.ndarray, np.generic)):
         return np
     return sys.modules["cupy"]  # a CuPy array exists, so cupy is loaded
 
 
 def is_array(value: object) -> bool:
-    """True for NumPy and CuPy arrays."""
+    """True for NumPy and CuPy arrays.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> backend.is_array(np.zeros(2)), backend.is_array([0.0, 0.0])
+    (True, False)
+    """
     if isinstance(value, np.ndarray):
         return True
     cp = sys.modules.get("cupy")
@@ -86,12 +106,26 @@ def is_array(value: object) -> bool:
 
 
 def device_of(array: Array) -> str:
-    """``"cpu"`` or ``"cuda:N"``."""
+    """Where an array lies: ``"cpu"`` or ``"cuda:N"``.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> backend.device_of(np.zeros(2))
+    'cpu'
+    """
     return "cpu" if isinstance(array, (np.ndarray, np.generic)) else f"cuda:{array.device.id}"
 
 
 def parse_device(device: str) -> int | None:
-    """None for ``"cpu"``, the GPU's number for ``"cuda"`` (0) and ``"cuda:N"``."""
+    """None for ``"cpu"``, the GPU's number for ``"cuda"`` (0) and ``"cuda:N"``.
+
+    Raises:
+        ArgumentError: any other text.
+
+    >>> from minidl import backend
+    >>> backend.parse_device("cpu"), backend.parse_device("cuda"), backend.parse_device("cuda:2")
+    (None, 0, 2)
+    """
     if device == "cpu":
         return None
     kind, _, index = str(device).partition(":")
@@ -101,7 +135,18 @@ def parse_device(device: str) -> int | None:
 
 
 def to_device(array: Array, device: str) -> Array:
-    """The array on a device; the same object when it is there already. Memory order is kept."""
+    """The array on a device; the same object when it is there already. Memory order is kept.
+
+    Raises:
+        ArgumentError: text that names no device.
+        DeviceError: a GPU that is not there, or CuPy missing.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> x = np.zeros(2)
+    >>> backend.to_device(x, "cpu") is x
+    True
+    """
     index = parse_device(device)
     if index is None:
         return to_numpy(array)
@@ -115,7 +160,14 @@ def to_device(array: Array, device: str) -> Array:
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """The array in host memory as NumPy; the same object when it is there already."""
+    """The array in host memory as NumPy; the same object when it is there already.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> x = np.zeros(2)
+    >>> backend.to_numpy(x) is x
+    True
+    """
     return np.asarray(array) if isinstance(array, (np.ndarray, np.generic)) else array.get()
 
 
@@ -127,6 +179,10 @@ def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:
 
     Raises:
         DtypeError: text, objects, complex numbers or ragged lists.
+
+    >>> from minidl import backend
+    >>> backend.as_array([1.0, 2.0]).dtype, backend.as_array([1, 2]).dtype
+    (dtype('float32'), dtype('int64'))
     """
     xp = xp_of(value) if is_array(value) else np
     if dtype is None and not is_array(value) and not isinstance(value, np.generic):

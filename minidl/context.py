@@ -69,7 +69,13 @@ class enable_grad(_GradMode):
 
 
 def is_grad_enabled() -> bool:
-    """True when operations record the graph in this thread."""
+    """True when operations record the graph in this thread.
+
+    >>> import minidl as md
+    >>> with md.no_grad():
+    ...     md.is_grad_enabled()
+    False
+    """
     return state.grad_enabled
 
 
@@ -79,6 +85,12 @@ def watch(watcher: Callable[[Any, tuple, dict, Any], None]) -> Iterator[None]:
 
     ``inputs`` and ``output`` are arrays, ``node.name`` is the operation and ``node.path`` the module
     that ran it. Summaries, profiles and anomaly reports are built on this; it costs nothing when unused.
+
+    >>> import minidl as md
+    >>> with md.watch(lambda node, inputs, params, output: print(node.name, output.shape)):
+    ...     y = md.relu(md.ones(2, 3) - 1)
+    subtract (2, 3)
+    relu (2, 3)
     """
     outer = state.watchers
     state.watchers = (*outer, watcher)

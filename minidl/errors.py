@@ -21,20 +21,56 @@ class Located(Exception):
 
 
 class ShapeError(Located, ValueError):
-    """Shapes that do not fit the operation or each other."""
+    """Shapes that do not fit the operation or each other.
+
+    >>> import minidl as md
+    >>> md.ones(2) + md.ones(3)
+    Traceback (most recent call last):
+        ...
+    minidl.errors.ShapeError: add: expected shapes that broadcast, got (2,) and (3,). Axes must be equal or 1, aligned at the right.
+    """
 
 
 class ArgumentError(Located, ValueError):
-    """A value outside of what an argument allows: negative padding, a label out of range, ..."""
+    """A value outside of what an argument allows: negative padding, a label out of range, ...
+
+    >>> import minidl as md
+    >>> md.dropout(md.ones(2), p=1.5)
+    Traceback (most recent call last):
+        ...
+    minidl.errors.ArgumentError: dropout: expected p within 0 to 1, got 1.5.
+    """
 
 
 class DtypeError(Located, TypeError):
-    """An array or value of the wrong type: object arrays, float labels, integer logits, ..."""
+    """An array or value of the wrong type: object arrays, float labels, integer logits, ...
+
+    >>> import minidl as md
+    >>> md.tensor([1, 2], requires_grad=True)
+    Traceback (most recent call last):
+        ...
+    minidl.errors.DtypeError: requires_grad: expected float32 or float64, got int64. Gradients need real numbers: ...
+    """
 
 
 class DeviceError(Located, RuntimeError):
-    """Arrays on different devices, or a device that is not there."""
+    """Arrays on different devices, or a device that is not there.
+
+    >>> import minidl as md
+    >>> try:
+    ...     md.ones(2, device="cuda:99")
+    ... except md.DeviceError as error:
+    ...     print(error)
+    device: expected ..., got ...
+    """
 
 
 class GraphError(Located, RuntimeError):
-    """A graph that cannot be walked: freed, or never recorded."""
+    """A graph that cannot be walked: freed, or never recorded.
+
+    >>> import minidl as md
+    >>> md.ones(1).backward()
+    Traceback (most recent call last):
+        ...
+    minidl.errors.GraphError: backward: expected a tensor that depends on one with requires_grad=True, got one that does not. ...
+    """

@@ -61,7 +61,17 @@ class InputReport:
 
 @dataclass
 class GradcheckReport:
-    """The result of one gradient check; true when every gradient is right."""
+    """The result of one gradient check; true when every gradient is right, and readable as text.
+
+    Attributes:
+        operation: what was checked.
+        inputs: one ``InputReport`` per argument and parameter.
+
+    >>> import minidl as md
+    >>> report = md.gradcheck(md.tanh, [0.5, -0.5])
+    >>> report.passed, report.worst.name, report.worst.checked
+    (True, 'x0', 2)
+    """
 
     operation: str
     inputs: list[InputReport] = field(default_factory=list)
@@ -118,13 +128,18 @@ def gradcheck(
 
     Raises:
         GraphError: the function is not deterministic, or its result does not depend on the inputs.
+        DtypeError: no floating input or parameter.
+        ArgumentError: another mode.
 
     >>> import minidl as md
     >>> bool(md.gradcheck(lambda x: (x * x).sum(), [1.0, 2.0]))
     True
+    >>> from minidl import nn
+    >>> bool(md.gradcheck(nn.Linear(3, 2), md.randn(4, 3, rng=0)))  # the weights too
+    True
     >>> print(md.gradcheck(md.relu, [[0.0, 1.0]], name="relu"))  # doctest: +ELLIPSIS
     gradcheck relu: passed
-      x0: kink, worst relative error ... at (0, 0); 1 of 2 on a kink or tie...
+      x0: kink, worst relative error ... at (0,); 1 of 2 on a kink or tie...
     """
     if mode not in ("auto", "full", "directional"):
         raise ArgumentError.of("gradcheck", "mode 'auto', 'full' or 'directional'", repr(mode))

@@ -43,7 +43,12 @@ def _size_class(nbytes: int) -> int:
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised C-contiguous array, from the pool when it is large."""
+    """An uninitialised C-contiguous array, from the pool when it is large (64 KiB or more).
+
+    >>> from minidl import memory
+    >>> memory.empty((512, 512), "float32").shape
+    (512, 512)
+    """
     dtype = np.dtype(dtype)
     nbytes = int(math.prod(shape)) * dtype.itemsize
     if nbytes < SMALL or not _enabled:
@@ -93,13 +98,27 @@ def _count() -> tuple[int, int]:
 
 
 def pool_bytes() -> tuple[int, int]:
-    """(bytes in use, bytes free) in the pool."""
+    """(bytes in use, bytes free) in the pool.
+
+    >>> from minidl import memory
+    >>> memory.release_pool()
+    >>> used = memory.pool_bytes()[0]
+    >>> x = memory.empty((1024, 1024), "float32")
+    >>> memory.pool_bytes()[0] - used
+    4194304
+    """
     with _lock:
         return _count()
 
 
 def release_pool() -> None:
-    """Give every free buffer back to the operating system, and forget how much was in use."""
+    """Give every free buffer back to the operating system, and forget how much was in use.
+
+    >>> from minidl import memory
+    >>> memory.release_pool()
+    >>> memory.pool_bytes()[1]
+    0
+    """
     global _peak
     with _lock:
         _peak = 0
@@ -109,7 +128,14 @@ def release_pool() -> None:
 
 @contextmanager
 def no_pool() -> Iterator[None]:
-    """Allocate every result anew inside the block (for tests and for measuring what the pool brings)."""
+    """Allocate every result anew inside the block (for tests and for measuring what the pool brings).
+
+    >>> import minidl as md
+    >>> with md.no_pool():
+    ...     y = md.ones(2) + 1
+    >>> y
+    tensor([2., 2.])
+    """
     global _enabled
     outer, _enabled = _enabled, False
     try:
@@ -119,7 +145,13 @@ def no_pool() -> Iterator[None]:
 
 
 def empty_like(x: np.ndarray) -> np.ndarray:
-    """An uninitialised array of x's shape, dtype and memory order (axes sorted by stride, dense)."""
+    """An uninitialised array of x's shape, dtype and memory order (axes sorted by stride, dense).
+
+    >>> import numpy as np
+    >>> from minidl import memory
+    >>> memory.empty_like(np.zeros((2, 3), np.float32).T).strides
+    (4, 12)
+    """
     if x.flags.c_contiguous:
         return empty(x.shape, x.dtype)
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
@@ -130,12 +162,24 @@ def empty_like(x: np.ndarray) -> np.ndarray:
 
 
 def empty_images(n: int, c: int, h: int, w: int, dtype: Any) -> np.ndarray:
-    """An uninitialised (N, C, H, W) array that lies channels-last (N, H, W, C) in memory."""
+    """An uninitialised (N, C, H, W) array that lies channels-last (N, H, W, C) in memory.
+
+    >>> from minidl import memory
+    >>> x = memory.empty_images(2, 3, 8, 8, "float32")
+    >>> x.shape, x.strides  # bytes from one channel to the next: 4, from one column to the next: 3 * 4
+    ((2, 3, 8, 8), (768, 4, 96, 12))
+    """
     return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
-    """The (N, H, W, C) contiguous view of an (N, C, H, W) array; one copy when it lies otherwise."""
+    """The (N, H, W, C) contiguous view of an (N, C, H, W) array; one copy when it lies otherwise.
+
+    >>> import numpy as np
+    >>> from minidl import memory
+    >>> memory.channels_last(np.zeros((2, 3, 8, 8))).shape
+    (2, 8, 8, 3)
+    """
     y = x.transpose(0, 2, 3, 1)
     if y.flags.c_contiguous:
         return y
@@ -145,7 +189,13 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 
 
 def in_order_of(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """x in the memory order of ``like`` (same shape, dense); one copy when it lies otherwise."""
+    """x in the memory order of ``like`` (same shape, dense); one copy when it lies otherwise.
+
+    >>> import numpy as np
+    >>> from minidl import memory
+    >>> memory.in_order_of(np.zeros((2, 3)), like=np.zeros((3, 2)).T).strides
+    (8, 16)
+    """
     if x.strides == like.strides:
         return x
     y = empty_like(like)
@@ -154,7 +204,13 @@ def in_order_of(x: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def flat(x: np.ndarray) -> np.ndarray | None:
-    """The elements of x in memory order as a 1-D view, or None when they do not lie side by side."""
+    """The elements of x in memory order as a 1-D view, or None when they do not lie side by side.
+
+    >>> import numpy as np
+    >>> from minidl import memory
+    >>> memory.flat(np.arange(6).reshape(2, 3).T), memory.flat(np.arange(6)[::2])
+    (array([0, 1, 2, 3, 4, 5]), None)
+    """
     if x.flags.c_contiguous:
         return x.reshape(-1)
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
@@ -163,7 +219,13 @@ def flat(x: np.ndarray) -> np.ndarray | None:
 
 
 def dense(x: np.ndarray) -> np.ndarray:
-    """x itself when its elements lie side by side in some order of the axes, else one C-contiguous copy."""
+    """x itself when its elements lie side by side in some order of the axes, else one C-contiguous copy.
+
+    >>> import numpy as np
+    >>> from minidl import memory
+    >>> memory.dense(np.arange(6)[::2])
+    array([0, 2, 4])
+    """
     if flat(x) is not None:
         return x
     y = empty(x.shape, x.dtype)

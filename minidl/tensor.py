@@ -80,12 +80,13 @@ class Tensor:
 
     Args:
         data: numbers, nested lists or an array. Copied, so that later changes to it cannot reach the graph.
-        dtype: defaults to the array's own dtype, and to float32 for Python floats.
+        dtype: defaults to the array's own dtype, and to the default floating dtype (float32) for Python floats.
         requires_grad: whether ``backward`` shall leave d(loss)/d(this) in ``.grad``.
         device: "cpu", "cuda" or "cuda:N".
 
     Raises:
         DtypeError: objects, text, complex numbers, or ``requires_grad`` for integers.
+        DeviceError: a GPU that is not there, or CuPy missing.
 
     >>> import minidl as md
     >>> x = md.Tensor([1.0, 2.0, 3.0], requires_grad=True)
@@ -189,7 +190,9 @@ class Tensor:
         if self._node is not None and not value:
             raise GraphError.of("requires_grad", "a leaf tensor", f"the result of {self._node.name}", "Use detach().")
         if value and self.dtype not in backend.FLOATS:
-            raise DtypeError.of("requires_grad", "float32 or float64", str(self.dtype), "Gradients need real numbers: cast with astype.")
+            raise DtypeError.of(
+                "requires_grad", "float32 or float64", str(self.dtype), "Gradients need real numbers: cast with astype."
+            )
         self._requires_grad = bool(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -224,7 +227,11 @@ class Tensor:
         return view
 
     def item(self) -> float | int | bool:
-        """The value of a one-element tensor as a Python number."""
+        """The value of a one-element tensor as a Python number.
+
+        Raises:
+            ShapeError: more than one element, or none.
+        """
         if self.size != 1:
             raise ShapeError.of("item", "one element", f"shape {self.shape}", "Reduce first, for example with mean().")
         return self._array.item()
@@ -234,7 +241,14 @@ class Tensor:
         return self._array.tolist()
 
     def detach(self) -> Tensor:
-        """The same values outside of the graph: no gradient flows back through the result."""
+        """The same values outside of the graph: no gradient flows back through the result.
+
+        >>> import minidl as md
+        >>> w = md.tensor([2.0], requires_grad=True)
+        >>> (w * w.detach()).backward()  # the second factor counts as a constant
+        >>> w.grad
+        tensor([2.])
+        """
         return Tensor.wrap(self._array)
 
     def clone_leaf(self) -> Tensor:
@@ -340,7 +354,19 @@ class Tensor:
         self._grad = None
 
     def retain_grad(self) -> None:
-        """Ask ``backward`` to leave the gradient of this intermediate result in ``.grad`` too."""
+        """Ask ``backward`` to leave the gradient of this intermediate result in ``.grad`` too.
+
+        Raises:
+            GraphError: a tensor that requires no gradient.
+
+        >>> import minidl as md
+        >>> x = md.tensor([3.0], requires_grad=True)
+        >>> y = x * x
+        >>> y.retain_grad()
+        >>> (2 * y).backward()
+        >>> y.grad, x.grad
+        (tensor([2.]), tensor([12.]))
+        """
         if self._node is not None:
             self._node.retain = weakref.ref(self)
         elif not self.requires_grad:
@@ -351,6 +377,15 @@ class Tensor:
 
         Returns:
             A function that removes the hook.
+        Raises:
+            GraphError: a tensor that requires no gradient.
+
+        >>> import minidl as md
+        >>> x = md.tensor([3.0], requires_grad=True)
+        >>> remove = x.register_hook(lambda grad: grad * 10)
+        >>> (x * x).backward()
+        >>> x.grad
+        tensor([60.])
         """
         if not self.requires_grad:
             raise GraphError.of("register_hook", "a tensor that requires a gradient", "one that does not")
@@ -381,12 +416,17 @@ class Tensor:
         """
         if not self.requires_grad:
             raise GraphError.of(
-                "backward", "a tensor that depends on one with requires_grad=True", "one that does not", "Was it computed under no_grad or detached?"
+                "backward",
+                "a tensor that depends on one with requires_grad=True",
+                "one that does not",
+                "Was it computed under no_grad or detached?",
             )
         xp = backend.xp_of(self._array)
         if grad is None:
             if self.size != 1:
-                raise GraphError.of("backward", "a tensor of one element, or grad=", f"shape {self.shape}", "Use loss.mean() or pass grad=.")
+                raise GraphError.of(
+                    "backward", "a tensor of one element, or grad=", f"shape {self.shape}", "Use loss.mean() or pass grad=."
+                )
             array = xp.ones_like(self._array)
         else:
             array = backend.as_array(grad._array if isinstance(grad, Tensor) else grad, self.dtype, "backward")
@@ -436,6 +476,10 @@ _ALONE = _references(Tensor.wrap(np.empty(1)))
 
 class Parameter(Tensor):
     """A tensor that a Module registers and an optimizer updates; it requires a gradient from the start.
+
+    Args:
+        data: numbers, nested lists, an array or a tensor; copied.
+        requires_grad: False freezes it.
 
     >>> import minidl as md
     >>> md.Parameter([1.0, 2.0]).requires_grad

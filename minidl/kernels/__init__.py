@@ -64,6 +64,9 @@ def kernels_for(x: Array) -> ModuleType:
 def use_kernels(package: str) -> Iterator[None]:
     """Force a kernel package in this thread: ``"generic"`` (the textbook) or ``"fast"`` (the default choice).
 
+    Raises:
+        ArgumentError: another name.
+
     >>> import minidl as md
     >>> with md.use_kernels("generic"):
     ...     md.relu(md.tensor([-1.0, 2.0]))

@@ -26,6 +26,12 @@ __all__ = [
 class ReLU(Module):
     """y = max(x, 0).
 
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        At x = 0 the derivative does not exist; backward takes 0, which is a choice. Gradient and source:
+        ``minidl.relu``.
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.ReLU()(md.tensor([-1.0, 2.0]))
@@ -42,6 +48,11 @@ class LeakyReLU(Module):
 
     Args:
         negative_slope: the slope left of 0.
+
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient and source: ``minidl.leaky_relu``.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -68,6 +79,13 @@ class ELU(Module):
     Args:
         alpha: minus the limit far left of 0.
 
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient and source: ``minidl.elu``.
+    Raises:
+        ArgumentError: a negative alpha.
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.ELU()(md.tensor([-1.0, 2.0]))
@@ -76,7 +94,7 @@ class ELU(Module):
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        self.alpha = number("ELU", "alpha", alpha)
+        self.alpha = number("ELU", "alpha", alpha, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to every element."""
@@ -92,6 +110,13 @@ class GELU(Module):
 
     Args:
         approximate: 'none' for the exact function, 'tanh' for the formula with tanh.
+
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient and source: ``minidl.gelu``.
+    Raises:
+        ArgumentError: another word.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -115,6 +140,11 @@ class GELU(Module):
 class SiLU(Module):
     """y = x * sigmoid(x), also called swish.
 
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient and source: ``minidl.silu``.
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.SiLU()(md.tensor([-1.0, 2.0]))
@@ -128,6 +158,11 @@ class SiLU(Module):
 
 class Hardswish(Module):
     """y = x * min(max(x + 3, 0), 6) / 6: swish from straight pieces.
+
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient and source: ``minidl.hardswish``.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -143,6 +178,11 @@ class Hardswish(Module):
 class Sigmoid(Module):
     """y = 1 / (1 + e^-x).
 
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient: ``minidl.sigmoid``.
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.Sigmoid()(md.tensor([-1.0, 0.0]))
@@ -156,6 +196,11 @@ class Sigmoid(Module):
 
 class Tanh(Module):
     """y = tanh(x).
+
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient: ``minidl.tanh``.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -174,6 +219,13 @@ class Softplus(Module):
     Args:
         beta: how sharp the bend is.
         threshold: from where on the function is taken as linear.
+
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient and source: ``minidl.softplus``.
+    Raises:
+        ArgumentError: beta of 0.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -217,6 +269,11 @@ class Softmax(_AlongAxis):
     Args:
         axis: along which to normalise; the last one by default.
 
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient and source: ``minidl.softmax``.
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.Softmax(axis=1)(md.tensor([[0.0, 0.0]]))
@@ -233,6 +290,11 @@ class LogSoftmax(_AlongAxis):
 
     Args:
         axis: along which to normalise; the last one by default.
+
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Gradient: ``minidl.log_softmax``.
 
     >>> import minidl as md
     >>> from minidl import nn

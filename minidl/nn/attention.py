@@ -41,6 +41,9 @@ class MultiheadAttention(Module):
     Notes:
         A query that may look nowhere gives NaN, and the bias of the output projection without ``need_weights``,
         as in PyTorch.
+    Raises:
+        ArgumentError: num_heads that does not divide embed_dim, dropout outside of [0, 1].
+        ShapeError: sequences or masks of other shapes (when called).
     Source:
         Vaswani et al., "Attention Is All You Need", 2017.
 

@@ -92,6 +92,9 @@ class Sequential(_Numbered):
     Notes:
         ``model[0]``, ``model[-1]``, ``model[1:3]`` (which shares the modules and keeps their names), ``len(model)``,
         iteration, ``append``, ``extend``, ``insert`` and ``del model[0]`` work as for a list.
+    Raises:
+        DtypeError: something that is no module.
+        ArgumentError: a name that is empty, has a dot, or exists already.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -126,6 +129,9 @@ class Sequential(_Numbered):
 class ModuleList(_Numbered):
     """A list of modules whose parameters the parent finds; calling them is the parent's own business.
 
+    Notes:
+        Indexing, slicing, iteration, ``append``, ``extend``, ``insert`` and ``del`` work as for a list.
+
     >>> from minidl import nn
     >>> layers = nn.ModuleList(nn.Linear(4, 4, rng=i) for i in range(3))
     >>> len(layers), len(list(layers.parameters()))
@@ -142,6 +148,9 @@ class ModuleList(_Numbered):
 
 class ModuleDict(Module):
     """Modules by name whose parameters the parent finds; calling them is the parent's own business.
+
+    Notes:
+        Indexing, ``in``, ``del``, iteration, ``keys``, ``values``, ``items`` and ``update`` work as for a dictionary.
 
     >>> from minidl import nn
     >>> heads = nn.ModuleDict({"digit": nn.Linear(8, 10, rng=0), "colour": nn.Linear(8, 3, rng=1)})

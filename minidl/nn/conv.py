@@ -102,6 +102,12 @@ class Conv2d(_Conv):
     Shape:
         x (N, C, H, W); y (N, O, OH, OW) with OH = floor((H + 2*PH - DH*(KH-1) - 1) / SH) + 1;
         weight (O, C/groups, KH, KW), which lies (KH, KW, C/groups, O) in memory; bias (O,).
+    Notes:
+        Weight and bias start evenly spread within +-1/sqrt(fan_in), fan_in = C/groups*KH*KW. Formula, gradient and
+        source: ``minidl.conv2d``.
+    Raises:
+        ArgumentError: groups that do not divide both numbers of channels, a stride or kernel_size of 0, negative padding,
+            padding='same' with a stride.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -148,6 +154,12 @@ class ConvTranspose2d(_Conv):
     Shape:
         x (N, C, H, W); y (N, O, OH, OW) with OH = (H-1)*SH - 2*PH + DH*(KH-1) + output_padding + 1;
         weight (C, O/groups, KH, KW), which lies (KH, KW, O/groups, C) in memory; bias (O,).
+    Notes:
+        Weight and bias start evenly spread within +-1/sqrt(O/groups*KH*KW), as in PyTorch. Formula, gradient and
+        source: ``minidl.conv_transpose2d``.
+    Raises:
+        ArgumentError: groups that do not divide both numbers of channels, a stride or kernel_size of 0, negative padding,
+            output_padding not below stride or dilation.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -182,7 +194,11 @@ class ConvTranspose2d(_Conv):
         return np.zeros((*self.kernel_size, o, c), default_dtype()).transpose(3, 2, 0, 1)
 
     def forward(self, x: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        """Convolve backwards; ``output_size`` (height, width) chooses the output padding that gives this size."""
+        """Convolve backwards; ``output_size`` (height, width) chooses the output padding that gives this size.
+
+        Raises:
+            ArgumentError: a size that no output padding gives.
+        """
         extra = self.output_padding if output_size is None else self._padding_for(x, output_size)
         return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
@@ -211,6 +227,10 @@ class Unfold(Module):
 
     Shape:
         x (N, C, H, W); y (N, C*KH*KW, OH*OW).
+    Notes:
+        Formula, gradient and source: ``minidl.im2col``.
+    Raises:
+        ArgumentError: a kernel_size, dilation or stride of 0, negative padding.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -240,6 +260,10 @@ class Fold(Module):
 
     Shape:
         x (N, C*KH*KW, OH*OW); y (N, C, H, W).
+    Notes:
+        Formula and gradient: ``minidl.col2im``.
+    Raises:
+        ArgumentError: an output_size, kernel_size, dilation or stride of 0, negative padding.
 
     >>> import minidl as md
     >>> from minidl import nn

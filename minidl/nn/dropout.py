@@ -34,10 +34,19 @@ class Dropout(_Dropout):
         p: probability of 0.
         rng: generator or seed of its own; minidl's (``manual_seed``) when None.
 
+    Shape:
+        any; y has x's shape and dtype.
+    Notes:
+        Formula, gradient and source: ``minidl.dropout``.
+    Raises:
+        ArgumentError: p outside of [0, 1].
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.Dropout(0.5).eval()(md.ones(3))
     tensor([1., 1., 1.])
+    >>> nn.Dropout(0.5, rng=0)(md.ones(6))
+    tensor([2., 2., 2., 0., 0., 0.])
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +64,16 @@ class Dropout2d(_Dropout):
         rng: generator or seed of its own; minidl's (``manual_seed``) when None.
 
     Shape:
-        x (N, C, H, W); y the same.
+        x (N, C, H, W) or (N, C, L); y the same.
+    Notes:
+        Formula, gradient and source: ``minidl.dropout2d``.
+    Raises:
+        ArgumentError: p outside of [0, 1].
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.Dropout2d(0.5, rng=0)(md.ones(1, 4, 8, 8)).mean(axis=(2, 3))
+    tensor([[2., 2., 2., 0.]])
     """
 
     def forward(self, x: Tensor) -> Tensor:

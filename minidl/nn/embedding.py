@@ -29,7 +29,9 @@ class Embedding(Module):
         index of any shape, integers from 0 to num_embeddings-1; y (*index.shape, embedding_dim);
         weight (num_embeddings, embedding_dim).
     Notes:
-        Rows start from the normal distribution N(0, 1).
+        Rows start from the normal distribution N(0, 1). Gradient: ``minidl.embedding``.
+    Raises:
+        ArgumentError: a size below 1, a padding_idx outside of the table.
 
     >>> import minidl as md
     >>> from minidl import nn

@@ -55,7 +55,13 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         nonlinearity: one of the names above.
         param: the negative slope of leaky_relu, 0.01 when None; other functions have none.
 
-    >>> round(calculate_gain("relu"), 4)
+    Raises:
+        ArgumentError: another name.
+    Source:
+        relu and leaky_relu: He et al., 2015, as for ``kaiming_uniform_``. tanh and selu have PyTorch's values.
+
+    >>> from minidl import nn
+    >>> round(nn.init.calculate_gain("relu"), 4)
     1.4142
     """
     if nonlinearity == "leaky_relu":
@@ -79,8 +85,12 @@ def fans(op: str, tensor: Tensor) -> tuple[int, int]:
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, rng: Rng = None) -> Tensor:
     """Fill with values drawn evenly from [a, b).
 
+    Raises:
+        ArgumentError: a above b.
+
     >>> import minidl as md
-    >>> w = uniform_(md.zeros(2, 3), -1.0, 1.0, rng=0)
+    >>> from minidl import nn
+    >>> w = nn.init.uniform_(md.zeros(2, 3), -1.0, 1.0, rng=0)
     >>> bool((abs(w.numpy()) <= 1).all())
     True
     """
@@ -93,8 +103,12 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, rng: Rng = None) ->
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, rng: Rng = None) -> Tensor:
     """Fill with values drawn from the normal distribution N(mean, std^2).
 
+    Raises:
+        ArgumentError: a negative std.
+
     >>> import minidl as md
-    >>> normal_(md.zeros(2, 3), std=0.01, rng=0).shape
+    >>> from minidl import nn
+    >>> nn.init.normal_(md.zeros(2, 3), std=0.01, rng=0).shape
     (2, 3)
     """
     mean, std = number("normal_", "mean", mean), number("normal_", "std", std, low=0)
@@ -105,19 +119,32 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with one value.
 
     >>> import minidl as md
-    >>> constant_(md.zeros(2), 0.5)
+    >>> from minidl import nn
+    >>> nn.init.constant_(md.zeros(2), 0.5)
     tensor([0.5, 0.5])
     """
     return _fill("constant_", tensor, np.full(_shape("constant_", tensor), number("constant_", "val", val)))
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Fill with zeros."""
+    """Fill with zeros.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.init.zeros_(md.ones(2))
+    tensor([0., 0.])
+    """
     return constant_(tensor, 0.0)
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Fill with ones."""
+    """Fill with ones.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.init.ones_(md.zeros(2))
+    tensor([1., 1.])
+    """
     return constant_(tensor, 1.0)
 
 
@@ -126,11 +153,14 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tenso
 
     Formula:
         U(-a, a) with a = gain * sqrt(6 / (fan_in + fan_out)), which has the variance of ``xavier_normal_``.
+    Raises:
+        ShapeError: a tensor of fewer than two axes.
     Source:
         Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
 
     >>> import minidl as md
-    >>> w = xavier_uniform_(md.zeros(3, 5), rng=0)
+    >>> from minidl import nn
+    >>> w = nn.init.xavier_uniform_(md.zeros(3, 5), rng=0)
     >>> bool(abs(w.numpy()).max() <= (6 / 8) ** 0.5)
     True
     """
@@ -143,8 +173,16 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tensor
 
     Formula:
         N(0, std^2) with std = gain * sqrt(2 / (fan_in + fan_out)).
+    Raises:
+        ShapeError: a tensor of fewer than two axes.
     Source:
         Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> w = nn.init.xavier_normal_(md.zeros(300, 500), rng=0)
+    >>> round(w.std().item(), 3)  # sqrt(2 / 800)
+    0.05
     """
     std = number("xavier_normal_", "gain", gain) * math.sqrt(2.0 / _positive(sum(fans("xavier_normal_", tensor))))
     return normal_(tensor, 0.0, abs(std), rng)
@@ -165,11 +203,16 @@ def kaiming_uniform_(
         nonlinearity: what follows, as in ``calculate_gain``.
         rng: generator or seed.
 
+    Raises:
+        ArgumentError: another mode or nonlinearity.
+        ShapeError: a tensor of fewer than two axes.
     Source:
-        He et al., "Delving Deep into Rectifiers", 2015.
+        He, Zhang, Ren and Sun, "Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet
+        Classification", 2015.
 
     >>> import minidl as md
-    >>> w = kaiming_uniform_(md.zeros(8, 3, 5, 5), nonlinearity="relu", rng=0)
+    >>> from minidl import nn
+    >>> w = nn.init.kaiming_uniform_(md.zeros(8, 3, 5, 5), nonlinearity="relu", rng=0)
     >>> bool(abs(w.numpy()).max() <= (6 / 75) ** 0.5)
     True
     """
@@ -183,9 +226,19 @@ def kaiming_normal_(
     """He's rule with a normal distribution.
 
     Formula:
-        N(0, std^2) with std = gain / sqrt(fan).
+        N(0, std^2) with std = gain / sqrt(fan); arguments as for ``kaiming_uniform_``.
+    Raises:
+        ArgumentError: another mode or nonlinearity.
+        ShapeError: a tensor of fewer than two axes.
     Source:
-        He et al., "Delving Deep into Rectifiers", 2015.
+        He, Zhang, Ren and Sun, "Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet
+        Classification", 2015.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> w = nn.init.kaiming_normal_(md.zeros(400, 200), nonlinearity="relu", rng=0)
+    >>> round(w.std().item(), 2)  # sqrt(2 / 200)
+    0.1
     """
     return normal_(tensor, 0.0, _kaiming_std("kaiming_normal_", tensor, a, mode, nonlinearity), rng)
 

@@ -21,6 +21,9 @@ __all__ = ["Identity", "Linear"]
 class Identity(Module):
     """Returns its input; holds a place in a model. Arguments are accepted and ignored, as in PyTorch.
 
+    Shape:
+        any; y is x itself.
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.Identity()(md.ones(2))
@@ -46,7 +49,9 @@ class Linear(Module):
     Shape:
         x (..., in_features), y (..., out_features), weight (out_features, in_features), bias (out_features,).
     Notes:
-        Weight and bias start evenly spread within +-1/sqrt(in_features).
+        Weight and bias start evenly spread within +-1/sqrt(in_features). Gradient: ``minidl.linear``.
+    Raises:
+        ArgumentError: a size below 1.
 
     >>> import minidl as md
     >>> from minidl import nn

@@ -49,13 +49,20 @@ class CrossEntropyLoss(_Loss):
         reduction: 'mean', 'sum' or 'none'.
         label_smoothing: share of the target that is spread evenly over all classes.
 
+    Formula:
+        l = -log p_t with p = softmax(logits) and the class t, or -sum over c of y_c log p_c with probabilities y.
+        Gradient, weights and the mean: ``minidl.cross_entropy``.
     Shape:
-        logits (N, C, ...), target (N, ...) with class numbers or (N, C, ...) with probabilities; scalar.
+        logits (N, C, ...) or (C,), target (N, ...) or () with class numbers, or of the logits' shape with
+        probabilities; the loss is 0-d, with 'none' of the class numbers' shape.
+    Raises:
+        ArgumentError: another reduction, label_smoothing outside of [0, 1].
 
     >>> import minidl as md
     >>> from minidl import nn
-    >>> nn.CrossEntropyLoss()(md.tensor([[0.0, 0.0]]), md.tensor([1])).item()  # doctest: +ELLIPSIS
-    0.6931...
+    >>> logits = md.log(md.tensor([[0.8, 0.2]]))
+    >>> nn.CrossEntropyLoss()(logits, md.tensor([0]))  # -log 0.8
+    tensor(0.2231)
     """
 
     def __init__(
@@ -86,8 +93,16 @@ class NLLLoss(_Loss):
         ignore_index: a label that does not count.
         reduction: 'mean' (weighted), 'sum' or 'none'.
 
+    Formula:
+        l = -w_t x_t for the class t. Gradient and the mean: ``minidl.nll_loss``.
     Shape:
-        log-probabilities (N, C, ...), target (N, ...) with class numbers; scalar.
+        log-probabilities (N, C, ...) or (C,), target (N, ...) or () with class numbers; the loss is 0-d, with 'none'
+        of target's shape.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.NLLLoss()(md.log(md.tensor([[0.8, 0.2], [0.5, 0.5]])), md.tensor([0, 0]))  # -(log 0.8 + log 0.5) / 2
+    tensor(0.4581)
     """
 
     def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> None:
@@ -103,6 +118,14 @@ class NLLLoss(_Loss):
 class MSELoss(_Loss):
     """(x - target)^2.
 
+    Args:
+        reduction: 'mean', 'sum' or 'none'.
+
+    Shape:
+        x and target of one shape; the loss is 0-d, with 'none' of that shape.
+    Notes:
+        Gradient: ``minidl.mse_loss``.
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.MSELoss()(md.tensor([1.0, 2.0]), md.tensor([1.0, 4.0])).item()
@@ -116,6 +139,14 @@ class MSELoss(_Loss):
 
 class L1Loss(_Loss):
     """|x - target|.
+
+    Args:
+        reduction: 'mean', 'sum' or 'none'.
+
+    Shape:
+        x and target of one shape; the loss is 0-d, with 'none' of that shape.
+    Notes:
+        Gradient: ``minidl.l1_loss``.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -134,6 +165,18 @@ class SmoothL1Loss(_Loss):
     Args:
         reduction: 'mean', 'sum' or 'none'.
         beta: where the parabola ends.
+
+    Shape:
+        x and target of one shape; the loss is 0-d, with 'none' of that shape.
+    Notes:
+        Gradient and source: ``minidl.smooth_l1_loss``.
+    Raises:
+        ArgumentError: a negative beta.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.SmoothL1Loss(reduction="none")(md.tensor([0.5, 3.0]), md.tensor([0.0, 0.0]))
+    tensor([0.125, 2.5  ])
     """
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
@@ -151,6 +194,18 @@ class HuberLoss(_Loss):
     Args:
         reduction: 'mean', 'sum' or 'none'.
         delta: where the parabola ends.
+
+    Shape:
+        x and target of one shape; the loss is 0-d, with 'none' of that shape.
+    Notes:
+        Gradient and source: ``minidl.huber_loss``.
+    Raises:
+        ArgumentError: delta of 0 or below.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.HuberLoss(reduction="none", delta=2.0)(md.tensor([0.5, 3.0]), md.tensor([0.0, 0.0]))
+    tensor([0.125, 4.   ])
     """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
@@ -170,6 +225,16 @@ class BCELoss(_Loss):
     Args:
         weight: a factor per element, of a shape that broadcasts to the output's.
         reduction: 'mean', 'sum' or 'none'.
+
+    Shape:
+        x and target of one shape; the loss is 0-d, with 'none' of that shape.
+    Notes:
+        Gradient and limits: ``minidl.binary_cross_entropy``.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.BCELoss(reduction="none")(md.tensor([0.8, 0.5]), md.tensor([1.0, 0.0]))  # -log 0.8, -log 0.5
+    tensor([0.2231, 0.6931])
     """
 
     def __init__(self, weight: Any = None, reduction: str = "mean") -> None:
@@ -187,12 +252,17 @@ class BCEWithLogitsLoss(_Loss):
     Args:
         weight: a factor per element, of a shape that broadcasts to the output's.
         reduction: 'mean', 'sum' or 'none'.
-        pos_weight: a factor for the positive targets of each class.
+        pos_weight: a factor for the positive targets, of a shape that broadcasts to the output's.
+
+    Shape:
+        x and target of one shape; the loss is 0-d, with 'none' of that shape.
+    Notes:
+        Formula and gradient: ``minidl.binary_cross_entropy_with_logits``.
 
     >>> import minidl as md
     >>> from minidl import nn
-    >>> nn.BCEWithLogitsLoss()(md.tensor([0.0]), md.tensor([1.0])).item()  # doctest: +ELLIPSIS
-    0.6931...
+    >>> nn.BCEWithLogitsLoss()(md.tensor([0.0]), md.tensor([1.0]))  # -log(sigmoid(0)) = -log 0.5
+    tensor(0.6931)
     """
 
     def __init__(self, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> None:
@@ -214,8 +284,20 @@ class FocalLoss(_Loss):
         gamma: how quickly the weight falls as the probability of the truth grows; 0 is plain cross-entropy.
         reduction: 'mean', 'sum' or 'none'.
 
+    Formula:
+        l = b q^gamma e: e the binary cross-entropy, q the probability of the wrong answer, b the weight. Gradient:
+        ``minidl.focal_loss``.
+    Shape:
+        x and target of one shape; the loss is 0-d, with 'none' of that shape.
+    Raises:
+        ArgumentError: a negative gamma, alpha above 1.
     Source:
         Lin et al., "Focal Loss for Dense Object Detection", 2017.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.FocalLoss()(md.tensor([0.0]), md.tensor([1.0]))  # 0.25 * 0.5^2 * 0.6931
+    tensor(0.0433)
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean") -> None:

@@ -110,14 +110,38 @@ class Module:
         return found
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Add a parameter under a name; None reserves the name (an absent bias)."""
+        """Add a parameter under a name; None reserves the name (an absent bias).
+
+        Raises:
+            ArgumentError: a name that is empty, has a dot, or exists already.
+            DtypeError: something that is no Parameter.
+        """
         self._check_new(name)
         if parameter is not None and not isinstance(parameter, Parameter):
             raise DtypeError.of("register_parameter", "a Parameter or None", type(parameter).__name__)
         self._parameters[name] = parameter
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that belongs to the state but is not trained, such as running statistics."""
+        """Add a tensor that belongs to the state but is not trained, such as running statistics.
+
+        Args:
+            name: the attribute.
+            tensor: the values; None reserves the name.
+            persistent: whether ``state_dict`` holds it.
+
+        Raises:
+            ArgumentError: a name that is empty, has a dot, or exists already.
+            DtypeError: something that is no Tensor.
+
+        >>> import minidl as md
+        >>> from minidl import nn
+        >>> class Centre(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("mean", md.zeros(3))
+        >>> list(Centre().state_dict()), list(Centre().parameters())
+        (['mean'], [])
+        """
         self._check_new(name)
         if tensor is not None and not isinstance(tensor, Tensor):
             raise DtypeError.of("register_buffer", "a Tensor or None", type(tensor).__name__)
@@ -126,7 +150,12 @@ class Module:
             self._transient.add(name)
 
     def add_module(self, name: str, module: Module) -> None:
-        """Add a child under a name."""
+        """Add a child under a name.
+
+        Raises:
+            ArgumentError: a name that is empty, has a dot, or exists already.
+            DtypeError: something that is no Module.
+        """
         self._check_new(name)
         if not isinstance(module, Module):
             raise DtypeError.of("add_module", "a Module", type(module).__name__)
@@ -192,6 +221,14 @@ class Module:
 
         Returns:
             A function that removes the hook.
+
+        >>> import minidl as md
+        >>> from minidl import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8, rng=0), nn.ReLU())
+        >>> remove = model[0].register_forward_hook(lambda module, inputs, output: print(output.shape))
+        >>> _ = model(md.ones(3, 4))
+        (3, 8)
+        >>> remove()
         """
         self._hooks.append(hook)
         return lambda: self._hooks.remove(hook) if hook in self._hooks else None
@@ -229,7 +266,12 @@ class Module:
                     yield f"{path}.{name}" if path else name, tensor
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with their dotted names, in the order of assignment, shared ones once."""
+        """All parameters with their dotted names, in the order of assignment, shared ones once.
+
+        >>> from minidl import nn
+        >>> [(name, p.shape) for name, p in nn.Sequential(nn.Linear(4, 2)).named_parameters()]
+        [('0.weight', (2, 4)), ('0.bias', (2,))]
+        """
         return self._named("_parameters", unique=True)
 
     def parameters(self) -> Iterator[Parameter]:
@@ -245,7 +287,11 @@ class Module:
         return (buffer for _, buffer in self.named_buffers())
 
     def get_submodule(self, path: str) -> Module:
-        """The module at a dotted path; ``""`` is this one."""
+        """The module at a dotted path; ``""`` is this one.
+
+        Raises:
+            ArgumentError: a path that leads nowhere.
+        """
         module = self
         for name in path.split(".") if path else ():
             if name not in module._modules:
@@ -294,6 +340,10 @@ class Module:
         """Move all parameters and buffers to a device, or cast the floating ones to a dtype; in place.
 
         Gradients are dropped. Create the optimizer afterwards or before: parameters stay the same objects.
+
+        Raises:
+            DtypeError: anything but a device, float32 or float64.
+            DeviceError: a GPU that is not there, or CuPy missing.
         """
         device = target if isinstance(target, str) and (target == "cpu" or target.startswith("cuda")) else None
         if device is not None:
@@ -344,9 +394,17 @@ class Module:
             The missing and the unexpected keys.
 
         Raises:
-            ArgumentError: missing or unexpected keys (strict).
+            ArgumentError: missing or unexpected keys (strict), numbers too large for the dtype.
             ShapeError: an array of another shape than the module's.
             DtypeError: an array that holds no numbers, or floats for an integer buffer.
+
+        >>> import numpy as np
+        >>> from minidl import nn
+        >>> model = nn.Linear(2, 1)
+        >>> model.load_state_dict({"weight": np.array([[1.0, 2.0]]), "bias": np.array([0.5])})
+        ([], [])
+        >>> model.bias.detach()
+        tensor([0.5])
         """
         if not isinstance(values, Mapping):
             raise DtypeError.of("load_state_dict", "a dictionary of arrays by name", type(values).__name__)

@@ -127,6 +127,11 @@ class BatchNorm1d(_BatchNorm):
         where the running variance takes the unbiased variance of the batch.
     Shape:
         x (N, C) or (N, C, L); y the same; weight, bias, running_mean, running_var (C,).
+    Notes:
+        Weight starts at 1 and bias at 0. Gradient and source: ``minidl.batch_norm``.
+    Raises:
+        ArgumentError: num_features below 1, a negative eps.
+        ShapeError: x of another shape, or one value per channel in training (when called).
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -146,6 +151,8 @@ class BatchNorm2d(_BatchNorm):
 
     Shape:
         x (N, C, H, W); y the same; weight, bias, running_mean, running_var (C,).
+    Notes:
+        Formula as in ``BatchNorm1d``; gradient and source: ``minidl.batch_norm``.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -164,8 +171,15 @@ class InstanceNorm2d(_Running):
         affine: whether there are a weight and a bias; none by default.
         track_running_stats: whether evaluation uses running statistics; it uses the image's own by default.
 
+    Formula:
+        y = (x - mean) / sqrt(var + eps), times weight plus bias with affine; mean and var of each channel of each image
     Shape:
         x (N, C, H, W); y the same.
+    Notes:
+        Gradient and source: ``minidl.instance_norm``.
+    Raises:
+        ArgumentError: num_features below 1, a negative eps.
+        ShapeError: x of another shape, or a single pixel per image (when called).
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -209,8 +223,15 @@ class LayerNorm(_Affine):
         elementwise_affine: whether there is a weight.
         bias: whether there is a bias beside the weight.
 
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, mean and var over the normalised axes of each example
     Shape:
         x (..., *normalized_shape); y the same; weight and bias normalized_shape.
+    Notes:
+        Gradient and source: ``minidl.layer_norm``.
+    Raises:
+        ArgumentError: a size below 1, a negative eps.
+        ShapeError: x that does not end in normalized_shape (when called).
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -249,8 +270,14 @@ class GroupNorm(_Affine):
         eps: added to the variance.
         affine: whether there are a weight and a bias.
 
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, mean and var over the channels of a group and all positions
     Shape:
         x (N, C, ...); y the same; weight and bias (C,).
+    Notes:
+        Gradient and source: ``minidl.group_norm``.
+    Raises:
+        ArgumentError: num_groups that does not divide num_channels, a negative eps.
 
     >>> import minidl as md
     >>> from minidl import nn

@@ -47,6 +47,10 @@ class MaxPool2d(_Pool):
 
     Shape:
         x (N, C, H, W); y (N, C, OH, OW) with OH = floor((H + 2*PH - DH*(KH-1) - 1) / SH) + 1 (ceil with ceil_mode).
+    Notes:
+        Formula, gradient, ties and source: ``minidl.max_pool2d``.
+    Raises:
+        ArgumentError: padding that is negative or more than half the kernel, a kernel_size, stride or dilation of 0.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -82,11 +86,15 @@ class AvgPool2d(_Pool):
 
     Args:
         kernel_size, stride, padding, ceil_mode: as in ``MaxPool2d``, the padding with zeros.
-        count_include_pad: whether the zeros of the padding count in the divisor.
+        count_include_pad: whether the zeros of the padding count in the divisor; they do by default.
         divisor_override: divide by this number instead of the window's size.
 
     Shape:
         x (N, C, H, W); y (N, C, OH, OW) with OH = floor((H + 2*PH - KH) / SH) + 1 (ceil with ceil_mode).
+    Notes:
+        Formula and gradient: ``minidl.avg_pool2d``.
+    Raises:
+        ArgumentError: padding that is negative or more than half the kernel, a kernel_size, stride or divisor of 0.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -148,6 +156,10 @@ class AdaptiveAvgPool2d(_Adaptive):
 
     Shape:
         x (N, C, H, W); y (N, C, OH, OW).
+    Notes:
+        Formula and gradient: ``minidl.adaptive_avg_pool2d``.
+    Raises:
+        ArgumentError: an output_size below 1, or of more than two numbers.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -169,6 +181,15 @@ class AdaptiveMaxPool2d(_Adaptive):
 
     Shape:
         x (N, C, H, W); y (N, C, OH, OW).
+    Notes:
+        Formula and gradient: ``minidl.adaptive_max_pool2d``.
+    Raises:
+        ArgumentError: an output_size below 1, or of more than two numbers.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.AdaptiveMaxPool2d((None, 5))(md.ones(1, 8, 30, 20)).shape
+    (1, 8, 30, 5)
     """
 
     def __init__(self, output_size: Any, return_indices: bool = False) -> None:
@@ -185,6 +206,8 @@ class GlobalAvgPool2d(Module):
 
     Shape:
         x (N, C, H, W); y (N, C, 1, 1).
+    Notes:
+        Formula, gradient and source: ``minidl.global_avg_pool2d``.
 
     >>> import minidl as md
     >>> from minidl import nn
@@ -202,6 +225,13 @@ class GlobalMaxPool2d(Module):
 
     Shape:
         x (N, C, H, W); y (N, C, 1, 1).
+    Notes:
+        Formula and gradient: ``minidl.global_max_pool2d``.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> nn.GlobalMaxPool2d()(md.ones(1, 8, 7, 7)).shape
+    (1, 8, 1, 1)
     """
 
     def forward(self, x: Tensor) -> Tensor:

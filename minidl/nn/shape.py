@@ -17,6 +17,11 @@ class Flatten(Module):
     Args:
         start_axis, end_axis: the first and the last axis to join; the batch axis stays by default.
 
+    Shape:
+        x (N, C, H, W); y (N, C*H*W) by default.
+    Raises:
+        ArgumentError: axes that x does not have, or in the wrong order (when called).
+
     >>> import minidl as md
     >>> from minidl import nn
     >>> nn.Flatten()(md.ones(5, 64, 3, 3)).shape
@@ -43,6 +48,12 @@ class Unflatten(Module):
     Args:
         axis: the axis to split.
         sizes: what it becomes; one of them may be -1.
+
+    Shape:
+        x (N, C*H*W); y (N, C, H, W) with axis=1 and sizes (C, H, W).
+    Raises:
+        ArgumentError: more than one -1, an axis that x does not have.
+        ShapeError: sizes whose product is not that of the axis.
 
     >>> import minidl as md
     >>> from minidl import nn

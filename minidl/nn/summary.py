@@ -31,6 +31,12 @@ class LayerSummary:
         parameters: numbers that can be trained or frozen, of this layer itself; shared ones count once.
         flops: floating-point operations of its own operations in one forward pass; a multiply-add counts as two.
         saved_bytes: arrays that its operations keep for backward; each buffer counts once, where it is kept first.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> layer = md.summary(nn.Linear(4, 2), (16, 4)).layers[0]
+    >>> layer.type, layer.output_shape, layer.parameters, layer.flops
+    ('Linear', (16, 2), 10, 288)
     """
 
     path: str
@@ -43,7 +49,22 @@ class LayerSummary:
 
 @dataclass
 class Summary:
-    """The table and its totals; ``str()`` prints it."""
+    """The table and its totals; ``str()`` gives it as text.
+
+    Attributes:
+        model: the model's class.
+        input_shape: of the input, with the batch axis.
+        layers: one ``LayerSummary`` per row.
+        parameters: numbers in all parameters, shared ones once.
+        trainable: how many of them require a gradient.
+        parameter_bytes: the memory they take.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> table = md.summary(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (16, 4))
+    >>> table.parameters, table.flops, table.saved_bytes
+    (58, 1824, 768)
+    """
 
     model: str
     input_shape: Any
@@ -118,9 +139,12 @@ def summary(model: Module, input_shape: Any, dtype: Any = None) -> Summary:
         Layers stand in the order in which they ran. A layer that holds others has a row only when it computes
         something itself or holds parameters itself. When forward fails, the table up to that point is added to
         the error.
+    Raises:
+        ArgumentError: something that is no module, or an input_shape that is no tuple.
 
+    >>> import minidl as md
     >>> from minidl import nn
-    >>> print(summary(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (16, 4)))
+    >>> print(md.summary(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (16, 4)))
     Sequential, input (16, 4)
     layer  type    output shape  parameters   FLOPs  saved
     ------------------------------------------------------

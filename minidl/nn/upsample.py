@@ -23,7 +23,11 @@ class Upsample(Module):
         align_corners: for 'bilinear', whether the outer pixels' centres stay in the corners.
 
     Shape:
-        x (N, C, H, W); y (N, C, OH, OW).
+        x (N, C, H, W); y (N, C, OH, OW) with (OH, OW) = size, or the whole part of (H, W) * scale_factor.
+    Notes:
+        Formula and gradient: ``minidl.interpolate``.
+    Raises:
+        ArgumentError: both or neither of size and scale_factor, another mode, align_corners with 'nearest'.
 
     >>> import minidl as md
     >>> from minidl import nn

@@ -172,7 +172,7 @@ def elu(x: Any, alpha: float = 1.0) -> Tensor:
         ArgumentError: negative alpha, for which y would no longer tell the sign of x.
     Source:
         Clevert, Unterthiner and Hochreiter, "Fast and Accurate Deep Network Learning by Exponential Linear
-        Units", 2015.
+        Units (ELUs)", 2015.
 
     >>> import minidl as md
     >>> md.elu(md.tensor([-1.0, 0.0, 2.0]))
@@ -266,7 +266,9 @@ def silu(x: Any) -> Tensor:
     Notes:
         NaN stays NaN, and -inf gives NaN, as in PyTorch.
     Source:
-        Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units for Neural Network Function Approximation", 2017.
+        Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in
+        Reinforcement Learning", 2017; as Swish: Ramachandran, Zoph and Le, "Searching for Activation
+        Functions", 2017.
 
     >>> import minidl as md
     >>> md.silu(md.tensor([-1.0, 0.0, 2.0]))
@@ -446,6 +448,9 @@ def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
         With the default threshold the two pieces agree to 2e-9. NaN stays NaN.
     Raises:
         ArgumentError: beta of 0.
+    Source:
+        Dugas, Bengio, Bélisle, Nadeau and Garcia, "Incorporating Second-Order Functional Knowledge for Better Option
+        Pricing", 2000.
 
     >>> import minidl as md
     >>> md.softplus(md.tensor([-1.0, 0.0, 30.0]))
@@ -522,6 +527,9 @@ def softmax(x: Any, axis: int = -1) -> Tensor:
         the x of this function (the logits), not its y.
     Raises:
         ArgumentError: an axis that x does not have.
+    Source:
+        Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs, with Relationships to
+        Statistical Pattern Recognition", 1990.
 
     >>> import minidl as md
     >>> md.softmax(md.tensor([0.0, 1.0, 2.0]))

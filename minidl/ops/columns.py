@@ -99,6 +99,7 @@ def im2col(
     Raises:
         ShapeError: a kernel larger than the padded input.
         ArgumentError: negative padding, a stride of 0.
+        DtypeError: integer images.
     Source:
         Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006.
 
@@ -185,6 +186,8 @@ def col2im(
         It is not the inverse of im2col: a pixel that k windows see comes back k times as large.
     Raises:
         ShapeError: a number of columns or of values in a column that does not fit the sizes.
+        ArgumentError: negative padding, a stride or output_size of 0.
+        DtypeError: integer columns.
 
     >>> import minidl as md
     >>> x = md.ones((1, 1, 3, 3))

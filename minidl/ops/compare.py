@@ -312,6 +312,9 @@ def _bits(op: str, *values: Any) -> tuple:
 def bitwise_and(x: Any, y: Any) -> Tensor:
     """x & y: logical and of booleans, bit by bit for integers; no gradient.
 
+    Raises:
+        DtypeError: floats, which have no bits to combine.
+
     >>> import minidl as md
     >>> x = md.tensor([0.5, 1.5, 2.5])
     >>> (x > 1) & (x < 2)
@@ -323,6 +326,9 @@ def bitwise_and(x: Any, y: Any) -> Tensor:
 @op(oracle=np.bitwise_or, methods=("bitwise_or", "__or__", "__ror__"), **_bitwise)
 def bitwise_or(x: Any, y: Any) -> Tensor:
     """x | y: logical or of booleans, bit by bit for integers; no gradient.
+
+    Raises:
+        DtypeError: floats, which have no bits to combine.
 
     >>> import minidl as md
     >>> x = md.tensor([0.5, 1.5, 2.5])
@@ -341,6 +347,9 @@ def bitwise_or(x: Any, y: Any) -> Tensor:
 )
 def invert(x: Any) -> Tensor:
     """~x: logical not of booleans, bit by bit for integers; no gradient.
+
+    Raises:
+        DtypeError: floats, which have no bits to combine.
 
     >>> import minidl as md
     >>> ~(md.tensor([0.5, 1.5]) > 1)
@@ -465,6 +474,8 @@ def maximum(x: Any, y: Any) -> Tensor:
         dL/dz goes to the larger; where both are equal, half goes to each.
     Notes:
         NaN if either is NaN.
+    Raises:
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.maximum(md.tensor([1.0, 5.0]), 3)
@@ -489,6 +500,8 @@ def minimum(x: Any, y: Any) -> Tensor:
         dL/dz goes to the smaller; where both are equal, half goes to each.
     Notes:
         NaN if either is NaN.
+    Raises:
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.minimum(md.tensor([1.0, 5.0]), 3)
@@ -554,6 +567,7 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
         NaN stays NaN and passes no gradient. Where low > high, y = high.
     Raises:
         ArgumentError: neither bound given.
+        ShapeError: bounds that do not broadcast with x.
 
     >>> import minidl as md
     >>> md.clip(md.tensor([-2.0, 0.5, 7.0]), 0, 6)
@@ -617,6 +631,8 @@ def where(condition: Any, x: Any, y: Any) -> Tensor:
 
     Formula:
         z = x where condition, else y
+    Shape:
+        condition, x and y broadcast against each other as in NumPy.
     Gradient:
         dL/dz goes to x where the condition holds and to y where it does not.
     Notes:
@@ -624,6 +640,7 @@ def where(condition: Any, x: Any, y: Any) -> Tensor:
         ``md.where(x > 0, x.sqrt(), 0)`` has the gradient 0 * inf = NaN; make x harmless first.
     Raises:
         DtypeError: a condition that is not boolean.
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> x = md.tensor([-1.0, 2.0])

@@ -167,8 +167,9 @@ def conv2d(
         x (N, C, H, W) or (C, H, W), weight (O, C/groups, KH, KW), bias (O,); y (N, O, OH, OW) with
         OH = (H + 2 PH - DH (KH - 1) - 1) // SH + 1, and OW likewise.
     Gradient:
-        dL/dx is dL/dy convolved with the flipped kernel (``conv_transpose2d``), dL/dweight is x cross-correlated
-        with dL/dy, dL/dbias is the sum of dL/dy over images and pixels.
+        dL/dx is ``conv_transpose2d`` of dL/dy: with stride 1, dL/dy cross-correlated with the flipped kernel.
+        dL/dweight is x cross-correlated with dL/dy, summed over the images; dL/dbias is the sum of dL/dy over images
+        and pixels.
     Notes:
         To get the convolution of signal processing (scipy.signal.convolve2d), flip the kernel along both axes.
         ``padding="same"`` keeps H and W (stride 1 only); where the padding is odd, the extra row or column is at
@@ -326,19 +327,21 @@ def conv_transpose2d(
 
     Formula:
         y[n, o, h SH + kh DH - PH, w SW + kw DW - PW] += weight[c, o, kh, kw] x[n, c, h, w], over all c, h, w, kh, kw;
-        then bias[o] is added. As a linear map it is the transpose of ``conv2d`` with the same weight, stride,
-        padding, dilation and groups: <conv2d(a), x> = <a, conv_transpose2d(x)>.
+        then bias[o] is added; c and o are of one group. As a linear map it is the transpose of ``conv2d`` with the
+        same weight, stride, padding, dilation and groups: <conv2d(a), x> = <a, conv_transpose2d(x)>.
     Shape:
         x (N, C, H, W) or (C, H, W), weight (C, O/groups, KH, KW), bias (O,); y (N, O, OH, OW) with
         OH = (H - 1) SH - 2 PH + DH (KH - 1) + output_padding + 1, and OW likewise.
     Gradient:
-        dL/dx is ``conv2d`` of dL/dy, dL/dweight is dL/dy cross-correlated with x, dL/dbias sums dL/dy.
+        dL/dx is ``conv2d`` of dL/dy, dL/dweight is dL/dy cross-correlated with x, dL/dbias sums dL/dy over images and
+        pixels.
     Notes:
         Several input sizes give the same output size under a strided ``conv2d``; ``output_padding`` says which of
         them to return to: it adds rows and columns at the end. It undoes the shape of a convolution, not its values.
     Raises:
         ShapeError: channels that do not match, or padding that leaves no output.
-        ArgumentError: negative padding, a stride of 0, output_padding not below stride or dilation.
+        ArgumentError: negative padding, a stride of 0, groups that do not divide C, output_padding not below
+            stride or dilation.
         DtypeError: integer images, or float32 mixed with float64.
     Source:
         Zeiler et al., "Deconvolutional Networks", 2010.

@@ -59,7 +59,10 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: st
         data: the values.
         dtype: default: that of an array, the default floating dtype for Python floats, int64 for integers.
         requires_grad: whether ``backward`` shall leave a gradient in ``.grad``.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda" or "cuda:N"; that of an array, the CPU for Python numbers.
+
+    Raises:
+        DtypeError: text, objects, complex or half-precision numbers, ragged lists; a gradient for integers.
 
     >>> import minidl as md
     >>> md.tensor([[1.0, 2.0], [3.0, 4.0]]).shape
@@ -71,6 +74,16 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: st
 def zeros(*shape: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
     """A tensor full of 0.
 
+    Args:
+        shape: sizes, or one tuple of sizes.
+        dtype: the default floating dtype when None.
+        requires_grad: whether ``backward`` shall leave a gradient in ``.grad``.
+        device: "cpu", "cuda" or "cuda:N"; the CPU when None.
+
+    Raises:
+        ArgumentError: a negative size.
+        DtypeError: a dtype that tensors do not have.
+
     >>> import minidl as md
     >>> md.zeros(2, 3)
     tensor([[0., 0., 0.],
@@ -80,7 +93,7 @@ def zeros(*shape: Any, dtype: Any = None, requires_grad: bool = False, device: s
 
 
 def ones(*shape: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
-    """A tensor full of 1.
+    """A tensor full of 1. Arguments as for ``zeros``.
 
     >>> import minidl as md
     >>> md.ones((2,), dtype="int64")
@@ -90,7 +103,10 @@ def ones(*shape: Any, dtype: Any = None, requires_grad: bool = False, device: st
 
 
 def full(shape: Any, value: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
-    """A tensor full of one number; its dtype follows the number's.
+    """A tensor full of one number; its dtype follows the number's. Other arguments as for ``zeros``.
+
+    Raises:
+        ArgumentError: a value that is more than one number, or a negative size.
 
     >>> import minidl as md
     >>> md.full((2, 2), 7)
@@ -107,6 +123,8 @@ def full(shape: Any, value: Any, dtype: Any = None, requires_grad: bool = False,
 def empty(*shape: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
     """A tensor whose values are whatever lay in memory, to be written before they are read.
 
+    Arguments as for ``zeros``.
+
     >>> import minidl as md
     >>> md.empty(2, 3).shape
     (2, 3)
@@ -119,7 +137,10 @@ def arange(
 ) -> Tensor:
     """Numbers from start up to, not including, stop; ``arange(n)`` counts from 0 to n-1.
 
-    Integers give int64, floats the default floating dtype.
+    Integers give int64, floats the default floating dtype. Other arguments as for ``zeros``.
+
+    Raises:
+        ArgumentError: a step of 0.
 
     >>> import minidl as md
     >>> md.arange(2, 10, 3)
@@ -142,7 +163,10 @@ def arange(
 def linspace(
     start: float, stop: float, num: int = 50, dtype: Any = None, requires_grad: bool = False, device: str | None = None
 ) -> Tensor:
-    """``num`` numbers from start to stop, both included, at equal distances.
+    """``num`` numbers from start to stop, both included, at equal distances. Other arguments as for ``zeros``.
+
+    Raises:
+        ArgumentError: a negative num.
 
     >>> import minidl as md
     >>> md.linspace(0, 1, 5)
@@ -155,6 +179,11 @@ def linspace(
 
 def eye(n: int, m: int | None = None, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
     """An (n, m) matrix with 1 on the diagonal and 0 elsewhere; m is n when not given.
+
+    Other arguments as for ``zeros``.
+
+    Raises:
+        ArgumentError: a negative size.
 
     >>> import minidl as md
     >>> md.eye(2)
@@ -229,6 +258,9 @@ def randn(
         requires_grad: whether ``backward`` shall leave a gradient in ``.grad``.
         device: where to put them; the numbers are the same on every device.
 
+    Raises:
+        DtypeError: an integer dtype, or an rng of another kind.
+
     >>> import minidl as md
     >>> bool((md.randn(3, rng=1) == md.randn(3, rng=1)).all())
     True
@@ -244,7 +276,7 @@ def rand(
     requires_grad: bool = False,
     device: str | None = None,
 ) -> Tensor:
-    """Random numbers spread evenly over [0, 1). Arguments as for ``randn``.
+    """Random numbers spread evenly over [0, 1). Arguments and errors as for ``randn``.
 
     >>> import minidl as md
     >>> x = md.rand(1000, rng=0)
@@ -263,7 +295,10 @@ def randint(
     rng: np.random.Generator | int | None = None,
     device: str | None = None,
 ) -> Tensor:
-    """Random integers from low up to, not including, high.
+    """Random integers from low up to, not including, high, all equally likely. Other arguments as for ``randn``.
+
+    Raises:
+        ArgumentError: low not below high.
 
     >>> import minidl as md
     >>> sorted(set(md.randint(3, 6, 100, rng=0).tolist()))
@@ -277,7 +312,10 @@ def randint(
 
 
 def randperm(n: int, rng: np.random.Generator | int | None = None, device: str | None = None) -> Tensor:
-    """The integers 0 .. n-1 in random order.
+    """The integers 0 .. n-1 in random order, as int64. Other arguments as for ``randn``.
+
+    Raises:
+        ArgumentError: a negative n.
 
     >>> import minidl as md
     >>> sorted(md.randperm(4, rng=0).tolist())

@@ -31,6 +31,9 @@ def to(x: Tensor, target: Any) -> Tensor:
 
     Gradient:
         dL/dx = dL/dy, on x's device and in x's dtype.
+    Raises:
+        DeviceError: a GPU that is not there, or CuPy missing.
+        DtypeError: a dtype that tensors do not have.
 
     >>> import minidl as md
     >>> md.ones(2).to("float64").dtype

@@ -213,6 +213,7 @@ def subtract(x: Any, y: Any) -> Tensor:
         dL/dx = dL/dz and dL/dy = -dL/dz, summed over repeated axes.
     Raises:
         ShapeError: shapes that do not broadcast.
+        DtypeError: two booleans, whose difference is not defined.
 
     >>> import minidl as md
     >>> md.subtract(md.tensor([1.0, 2.0]), 3)
@@ -333,6 +334,8 @@ def negative(x: Any) -> Tensor:
         any.
     Gradient:
         dL/dx = -dL/dy
+    Raises:
+        DtypeError: booleans, whose opposite is ``~x``.
 
     >>> import minidl as md
     >>> md.negative(md.tensor([1.0, -2.0]))
@@ -403,6 +406,7 @@ def power(x: Any, y: Any) -> Tensor:
         A negative x with a fractional y gives NaN. Integers stay integers, and take no negative y.
     Raises:
         ShapeError: shapes that do not broadcast.
+        ArgumentError: integers with a negative y.
 
     >>> import minidl as md
     >>> md.power(md.tensor([1.0, 2.0, 3.0]), 2)
@@ -463,8 +467,13 @@ def _check_divisor(op: str, x: Any, y: Any) -> None:
 def floor_divide(x: Any, y: Any) -> Tensor:
     """Quotient rounded towards minus infinity, with broadcasting; no gradient (it is 0 wherever it exists).
 
+    Formula:
+        z = floor(x / y)
+    Shape:
+        x and y broadcast against each other as in NumPy.
     Raises:
         ArgumentError: an integer division by zero.
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.floor_divide(md.tensor([7, -7]), 2)
@@ -508,6 +517,7 @@ def remainder(x: Any, y: Any) -> Tensor:
         dL/dx = dL/dz; dL/dy = -dL/dz * floor(x / y), summed over repeated axes. It jumps where y divides x.
     Raises:
         ArgumentError: an integer division by zero.
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.remainder(md.tensor([7, -7]), 3)
@@ -544,6 +554,8 @@ def absolute(x: Any) -> Tensor:
 
     Formula:
         y = |x|
+    Shape:
+        any; y has x's shape and dtype.
     Gradient:
         dL/dx = dL/dy * sign(x). At x = 0 the derivative does not exist; 0 is the choice made here (and in PyTorch).
 
@@ -596,6 +608,10 @@ def number_dtype(op: str, dtype: Any) -> np.dtype:
 def astype(x: Any, dtype: Any) -> Tensor:
     """x in another dtype; x itself when it has it already.
 
+    Formula:
+        y = x; towards integers the fraction is cut off, towards bool everything but 0 becomes True
+    Shape:
+        any; y has x's shape.
     Gradient:
         dL/dx = dL/dy in x's dtype, between floating dtypes. Integers and booleans carry no gradient.
     Raises:
@@ -626,6 +642,13 @@ class Copy(Function):
 @op(samples=unary_samples, oracle=lambda x: x + 0.0, methods=("copy", "clone"), errors=unary_errors)
 def copy(x: Any) -> Tensor:
     """The same values in memory of their own; the gradient passes through (``detach().copy()`` stops it).
+
+    Formula:
+        y = x
+    Shape:
+        any; y has x's shape and dtype.
+    Gradient:
+        dL/dx = dL/dy
 
     >>> import minidl as md
     >>> w = md.tensor([1.0, 2.0], requires_grad=True)

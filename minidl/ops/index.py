@@ -117,6 +117,10 @@ def _getitem_samples(draw: Draw) -> list[Sample]:
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index], with NumPy's meaning: integers, slices, ``...``, None, masks, index arrays, and mixtures.
 
+    Shape:
+        An integer takes its axis away, a slice shortens it, None adds one of size 1. Index arrays broadcast against
+        each other, and their shape takes the place of the axes they index; a mask counts as the positions where it is
+        True.
     Gradient:
         dL/dx is dL/dy at the elements picked and 0 elsewhere; an element picked several times gets the sum.
     Notes:
@@ -158,10 +162,14 @@ def getitem(x: Any, index: Any) -> Tensor:
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     """Cut along an axis: into equal parts (an integer), or before the given places (a list), as numpy.split.
 
+    Shape:
+        (6, 2) in 3 parts gives three tensors (2, 2); before [1, 3] it gives (1, 2), (2, 2) and (3, 2).
     Gradient:
         dL/dx is dL/d(part) where the part was cut out.
     Raises:
         ShapeError: a size that the number of parts does not divide.
+        ArgumentError: fewer than one part, or an axis that x does not have.
+        DtypeError: places that are no integers.
 
     >>> import minidl as md
     >>> [part.tolist() for part in md.split(md.arange(5), [1, 3])]
@@ -252,13 +260,15 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     """The elements at positions along an axis; of the flattened tensor when axis is None.
 
     Shape:
-        y has x's shape with the size along ``axis`` replaced by the shape of ``indices``.
+        y has x's shape with the size along ``axis`` replaced by the shape of ``indices``; a single position takes the
+        axis away.
     Gradient:
         dL/dx is dL/dy at the elements taken and 0 elsewhere; an element taken several times gets the sum.
     Notes:
         Negative positions count from the end. On the GPU, positions past the ends are not noticed.
     Raises:
         ArgumentError: positions past the ends.
+        DtypeError: indices that are no integers.
 
     >>> import minidl as md
     >>> md.take(md.tensor([10, 20, 30]), [2, 0, 0], axis=0)
@@ -341,6 +351,8 @@ def gather(x: Any, axis: int, index: Any) -> Tensor:
         On the GPU, positions past the ends are not noticed.
     Raises:
         ArgumentError: positions below 0 or past the end.
+        ShapeError: an index with another number of axes, or larger than x beside ``axis``.
+        DtypeError: an index that is not of integers.
 
     >>> import minidl as md
     >>> scores = md.tensor([[0.1, 0.9], [0.6, 0.4]])
@@ -397,6 +409,8 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Tensor:
         Negative positions count from the end. On the GPU, positions past the ends are not noticed.
     Raises:
         ArgumentError: positions past the ends.
+        DtypeError: indices that are no integers.
+        ShapeError: shapes that do not broadcast beside ``axis``.
 
     >>> import minidl as md
     >>> x = md.tensor([[1.0, 5.0], [7.0, 4.0]])
@@ -445,12 +459,15 @@ class OneHot(Function):
 def one_hot(labels: Any, num_classes: int | None = None, dtype: Any = None) -> Tensor:
     """For every label, a row of zeros with a 1 at the label's place.
 
+    Formula:
+        y[..., c] = 1 where labels[...] = c, else 0
     Shape:
         (...) becomes (..., num_classes); num_classes is the largest label plus 1 when not given.
     Notes:
         No gradient. The default floating dtype, or ``dtype``. On the GPU, labels out of range give rows of zeros.
     Raises:
         ArgumentError: labels out of range.
+        DtypeError: labels that are no integers.
 
     >>> import minidl as md
     >>> md.one_hot([0, 2], 3)
@@ -495,8 +512,14 @@ def _triangle_samples(draw: Draw) -> list[Sample]:
 def tril(x: Any, k: int = 0) -> Tensor:
     """The lower triangle of the last two axes, and 0 above the k-th diagonal.
 
+    Formula:
+        y[..., i, j] = x[..., i, j] where j - i <= k, else 0
+    Shape:
+        x (..., n, m) with any n and m; y the same.
     Gradient:
         dL/dx = dL/dy in the triangle, 0 above.
+    Raises:
+        ShapeError: fewer than two axes.
 
     >>> import minidl as md
     >>> md.tril(md.ones(2, 2))
@@ -515,8 +538,14 @@ def tril(x: Any, k: int = 0) -> Tensor:
 def triu(x: Any, k: int = 0) -> Tensor:
     """The upper triangle of the last two axes, and 0 below the k-th diagonal.
 
+    Formula:
+        y[..., i, j] = x[..., i, j] where j - i >= k, else 0
+    Shape:
+        x (..., n, m) with any n and m; y the same.
     Gradient:
         dL/dx = dL/dy in the triangle, 0 below.
+    Raises:
+        ShapeError: fewer than two axes.
 
     >>> import minidl as md
     >>> md.triu(md.ones(2, 2))

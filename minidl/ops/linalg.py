@@ -350,6 +350,7 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
     Raises:
         ArgumentError: subscripts that cannot be read.
         ShapeError: a letter with two sizes.
+        DtypeError: subscripts that are no text.
 
     >>> import minidl as md
     >>> md.einsum("ij,j->i", md.tensor([[1.0, 2.0], [3.0, 4.0]]), md.tensor([10.0, 1.0]))
@@ -376,8 +377,12 @@ def outer(x: Any, y: Any) -> Tensor:
 
     Formula:
         z[i, j] = x[i] y[j]
+    Shape:
+        x (n,) and y (m,) give z (n, m).
     Gradient:
         dL/dx = dL/dz @ y and dL/dy = x @ dL/dz
+    Raises:
+        ShapeError: anything but two vectors.
 
     >>> import minidl as md
     >>> md.outer(md.tensor([1.0, 2.0]), md.tensor([3.0, 4.0]))

@@ -82,6 +82,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
         dL/dx = dL/dy weight, dL/dweight = dL/dy^T x and dL/dbias = dL/dy, both summed over the leading axes.
     Raises:
         ShapeError: the last axis of x is not weight's number of inputs; a bias of another length.
+        DtypeError: integers, or float32 mixed with float64.
 
     >>> import minidl as md
     >>> md.linear(md.tensor([[1.0, 2.0]]), md.tensor([[3.0, 4.0], [5.0, 6.0]]), md.tensor([0.5, 0.0]))

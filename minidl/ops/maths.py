@@ -40,6 +40,8 @@ def square(x: Any) -> Tensor:
 
     Formula:
         y = x^2
+    Shape:
+        any; y has x's shape and dtype.
     Gradient:
         dL/dx = dL/dy * 2 x
 
@@ -69,12 +71,16 @@ class Reciprocal(Function):
     samples=_positive_samples, oracle=lambda x: x**-1.0, flops=lambda y, x: y.size, methods=("reciprocal",), errors=unary_errors
 )
 def reciprocal(x: Any) -> Tensor:
-    """One over x; integers become the default floating dtype.
+    """One over x.
 
     Formula:
         y = 1 / x
+    Shape:
+        any; y has x's shape, integers become the default floating dtype.
     Gradient:
         dL/dx = -dL/dy * y^2
+    Notes:
+        x = 0 gives an infinity, without a warning.
 
     >>> import minidl as md
     >>> md.reciprocal(md.tensor([2.0, 4.0]))
@@ -104,6 +110,8 @@ def sqrt(x: Any) -> Tensor:
 
     Formula:
         y = x^(1/2)
+    Shape:
+        any; y has x's shape, integers become the default floating dtype.
     Gradient:
         dL/dx = dL/dy / (2 y), which is infinite at x = 0.
     Notes:
@@ -138,7 +146,7 @@ def exp(x: Any) -> Tensor:
     Formula:
         y = e^x
     Shape:
-        any.
+        any; y has x's shape, integers become the default floating dtype.
     Gradient:
         dL/dx = dL/dy * y
     Notes:
@@ -177,6 +185,8 @@ def log(x: Any) -> Tensor:
 
     Formula:
         y = ln(x)
+    Shape:
+        any; y has x's shape, integers become the default floating dtype.
     Gradient:
         dL/dx = dL/dy / x
     Notes:
@@ -215,8 +225,12 @@ def log1p(x: Any) -> Tensor:
 
     Formula:
         y = ln(1 + x)
+    Shape:
+        any; y has x's shape, integers become the default floating dtype.
     Gradient:
         dL/dx = dL/dy / (1 + x)
+    Notes:
+        x = -1 gives -inf and x below it NaN, without a warning.
 
     >>> import minidl as md
     >>> md.log1p(md.tensor([0.0, 1.0]))
@@ -249,6 +263,10 @@ class Sin(Function):
 def sin(x: Any) -> Tensor:
     """Sine of x in radians.
 
+    Formula:
+        y = sin(x)
+    Shape:
+        any; y has x's shape, integers become the default floating dtype.
     Gradient:
         dL/dx = dL/dy * cos(x)
 
@@ -283,6 +301,10 @@ class Cos(Function):
 def cos(x: Any) -> Tensor:
     """Cosine of x in radians.
 
+    Formula:
+        y = cos(x)
+    Shape:
+        any; y has x's shape, integers become the default floating dtype.
     Gradient:
         dL/dx = -dL/dy * sin(x)
 

@@ -265,6 +265,10 @@ def max_pool2d(
         ShapeError: a kernel larger than the padded input.
         ArgumentError: padding that is negative or more than half the kernel, a stride of 0.
         DtypeError: integer images.
+    Source:
+        Weng, Ahuja and Huang, "Cresceptron: A Self-Organizing Neural Network Which Grows Adaptively", 1992; compared
+        with averages: Scherer, Müller and Behnke, "Evaluation of Pooling Operations in Convolutional Architectures
+        for Object Recognition", 2010.
 
     >>> import minidl as md
     >>> x = md.tensor([[[[1.0, 5.0, 2.0, 0.0], [3.0, 4.0, 8.0, 7.0]]]])
@@ -352,9 +356,9 @@ def avg_pool2d(
     Gradient:
         dL/dx = dL/dy / D, summed over the windows that see a pixel.
     Notes:
-        Padding is zero. By default it counts: D = KH KW, at the border too. With ``count_include_pad=False``, D is
-        the number of pixels of the image in the window. Positions beyond the padding, which ``ceil_mode`` may
-        reach, never count. ``divisor_override`` is D itself.
+        Padding is zero. By default it counts (``count_include_pad=True``): D = KH KW, at the border too. With
+        ``count_include_pad=False``, D is the number of pixels of the image in the window. Positions beyond the
+        padding, which ``ceil_mode`` may reach, never count. ``divisor_override`` is D itself.
     Raises:
         ShapeError: a kernel larger than the padded input.
         ArgumentError: padding that is negative or more than half the kernel, a stride of 0, a divisor of 0.
@@ -367,6 +371,9 @@ def avg_pool2d(
     >>> md.avg_pool2d(md.ones((1, 1, 2, 2)), 2, padding=1)  # one pixel and three zeros
     tensor([[[[0.25, 0.25],
               [0.25, 0.25]]]])
+    >>> md.avg_pool2d(md.ones((1, 1, 2, 2)), 2, padding=1, count_include_pad=False)
+    tensor([[[[1., 1.],
+              [1., 1.]]]])
     """
     x, single = batch("avg_pool2d", x)
     kernel = pair("avg_pool2d", "kernel_size", kernel_size)
@@ -446,6 +453,7 @@ def adaptive_avg_pool2d(x: Any, output_size: int | tuple[int | None, int | None]
     Raises:
         ShapeError: images of another number of axes, or without pixels.
         DtypeError: integer images.
+        ArgumentError: an output_size below 1.
 
     >>> import minidl as md
     >>> md.adaptive_avg_pool2d(md.tensor([[[[1.0, 2.0, 3.0, 4.0, 5.0]]]]), (1, 2))  # of 1, 2, 3 and of 3, 4, 5
@@ -485,6 +493,7 @@ def adaptive_max_pool2d(x: Any, output_size: int | tuple[int | None, int | None]
     Raises:
         ShapeError: images of another number of axes, or without pixels.
         DtypeError: integer images.
+        ArgumentError: an output_size below 1.
 
     >>> import minidl as md
     >>> md.adaptive_max_pool2d(md.tensor([[[[1.0, 2.0, 3.0, 4.0, 5.0]]]]), (1, 2))  # of 1, 2, 3 and of 3, 4, 5

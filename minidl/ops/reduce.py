@@ -103,6 +103,8 @@ def sum(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fals
 
     Formula:
         y = sum_i x_i
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dx_i = dL/dy
     Notes:
@@ -143,6 +145,8 @@ def mean(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fal
 
     Formula:
         y = (1/n) sum_i x_i
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dx_i = dL/dy / n
     Notes:
@@ -196,6 +200,8 @@ def prod(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fal
 
     Formula:
         y = product_i x_i
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dx_i = dL/dy * product of all x_j with j != i, right also where some are 0.
     Notes:
@@ -245,6 +251,10 @@ def cumsum(x: Any, axis: int) -> Tensor:
         y has x's shape.
     Gradient:
         dL/dx_i = dL/dy_i + dL/dy_(i+1) + ... to the end.
+    Notes:
+        Integers and booleans give int64.
+    Raises:
+        ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
     >>> md.cumsum(md.tensor([1.0, 2.0, 3.0]), axis=0)
@@ -296,6 +306,8 @@ def var(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fals
 
     Formula:
         y = sum_i (x_i - mean)^2 / (n - ddof)
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dx_i = dL/dy * 2 (x_i - mean) / (n - ddof)
     Notes:
@@ -344,6 +356,8 @@ def std(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fals
 
     Formula:
         y = ( sum_i (x_i - mean)^2 / (n - ddof) )^(1/2)
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dx_i = dL/dy * (x_i - mean) / ((n - ddof) y). Where all x_i are equal the derivative does not exist;
         0 is the choice made here (and in PyTorch).
@@ -398,6 +412,8 @@ def logsumexp(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool 
 
     Formula:
         y = log sum_i e^(x_i) = m + log sum_i e^(x_i - m)    with m = max_i x_i
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dx_i = dL/dy * e^(x_i - y), the softmax of x.
     Notes:
@@ -406,8 +422,8 @@ def logsumexp(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool 
         ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
-    >>> md.logsumexp(md.tensor([1000.0, 1001.0]))
-    tensor(1001.3133)
+    >>> round(md.logsumexp(md.tensor([1000.0, 1001.0])).item(), 2)
+    1001.31
     """
     x = float_tensor("logsumexp", x)
     return Logsumexp.apply(x, axes=axes_tuple("logsumexp", axis, x.ndim), keepdims=keepdims)
@@ -462,6 +478,8 @@ def max(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fals
 
     Formula:
         y = max_i x_i
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dy goes to the largest x_i; where k of them are equally large, each gets dL/dy / k (as in torch.amax).
     Notes:
@@ -492,6 +510,8 @@ def min(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fals
 
     Formula:
         y = min_i x_i
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
     Gradient:
         dL/dy goes to the smallest x_i; where k of them are equally small, each gets dL/dy / k (as in torch.amin).
     Notes:
@@ -583,6 +603,8 @@ def _searched(op: str, x: Any, axis: Any) -> tuple[Tensor, int | None]:
 def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """Position of the largest value along an axis (None: in the flattened tensor), as int64; no gradient.
 
+    Shape:
+        x's shape without the reduced axis; with keepdims it stays, of size 1.
     Notes:
         The first of several equal ones; the first NaN if there is one.
     Raises:
@@ -610,6 +632,8 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Tensor:
 def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """Position of the smallest value along an axis (None: in the flattened tensor), as int64; no gradient.
 
+    Shape:
+        x's shape without the reduced axis; with keepdims it stays, of size 1.
     Notes:
         The first of several equal ones; the first NaN if there is one.
     Raises:
@@ -663,6 +687,11 @@ def _truth_samples(draw: Draw) -> list[Sample]:
 def all(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """Whether every element along the axes is other than 0; no gradient. True for no elements.
 
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
+    Raises:
+        ArgumentError: an axis that x does not have.
+
     >>> import minidl as md
     >>> md.all(md.tensor([[True, False], [True, True]]), axis=1)
     tensor([False,  True])
@@ -680,6 +709,11 @@ def all(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = Fals
 )
 def any(x: Any, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """Whether an element along the axes is other than 0; no gradient. False for no elements.
+
+    Shape:
+        x's shape without the reduced axes; with keepdims they stay, of size 1.
+    Raises:
+        ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
     >>> md.any(md.tensor([[True, False], [False, False]]), axis=1)

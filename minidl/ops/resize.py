@@ -156,6 +156,8 @@ def interpolate(
         anti-aliasing: making an image much smaller skips pixels (``adaptive_avg_pool2d`` does not).
     Raises:
         ArgumentError: neither or both of size and scale_factor, an unknown mode, align_corners with nearest.
+        ShapeError: anything but (N, C, H, W), or a scale_factor that leaves no pixel.
+        DtypeError: integer images.
 
     >>> import minidl as md
     >>> md.interpolate(md.tensor([[[[0.0, 1.0]]]]), (1, 4), mode="bilinear")

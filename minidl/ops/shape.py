@@ -91,6 +91,7 @@ def reshape(x: Any, *shape: Any) -> Tensor:
         Elements are counted in C order (the last axis fastest), whatever their order in memory.
     Raises:
         ShapeError: another number of elements.
+        ArgumentError: negative sizes, or more than one -1.
 
     >>> import minidl as md
     >>> md.reshape(md.arange(6), 2, -1)
@@ -130,6 +131,8 @@ def flatten(x: Any, start_axis: int = 0, end_axis: int = -1) -> Tensor:
         (N, C, H, W) with start_axis=1 becomes (N, C*H*W). A 0-d tensor becomes (1,).
     Gradient:
         dL/dx = dL/dy under x's shape.
+    Raises:
+        ArgumentError: an axis that x does not have, or end_axis before start_axis.
 
     >>> import minidl as md
     >>> md.flatten(md.zeros(2, 3, 4), start_axis=1).shape
@@ -161,10 +164,13 @@ def flatten(x: Any, start_axis: int = 0, end_axis: int = -1) -> Tensor:
 def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """Without the axes of size 1: all of them (None), or those named.
 
+    Shape:
+        (1, 3, 1) becomes (3,), and (3, 1) with axis=0.
     Gradient:
         dL/dx = dL/dy under x's shape.
     Raises:
         ShapeError: a named axis of another size.
+        ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
     >>> md.squeeze(md.zeros(1, 3, 1), axis=0).shape
@@ -193,6 +199,8 @@ def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
 def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Tensor:
     """With axes of size 1 put in; ``axis`` counts in the result.
 
+    Shape:
+        (2, 3) becomes (1, 2, 3) with axis=0 and (2, 3, 1) with axis=-1.
     Gradient:
         dL/dx = dL/dy under x's shape.
     Raises:
@@ -240,6 +248,8 @@ class BroadcastTo(Function):
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Tensor:
     """x repeated to a larger shape, by NumPy's rules, without a copy.
 
+    Shape:
+        aligned at the right, every axis of x has the size asked for, or 1; axes in front of them are new.
     Gradient:
         dL/dx = dL/dy summed over the repeated axes.
     Raises:
@@ -292,6 +302,8 @@ def transpose(x: Any, *axes: Any) -> Tensor:
 
     Formula:
         axis i of y is axis axes[i] of x
+    Shape:
+        (2, 3, 4) becomes (4, 3, 2), and (2, 4, 3) with the axes 0, 2, 1.
     Gradient:
         dL/dx = dL/dy with its axes put back.
     Raises:
@@ -320,8 +332,12 @@ def transpose(x: Any, *axes: Any) -> Tensor:
 def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     """Two axes exchanged.
 
+    Shape:
+        (2, 3, 4) with axes 0 and -1 becomes (4, 3, 2).
     Gradient:
         dL/dx = dL/dy with the axes exchanged back.
+    Raises:
+        ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
     >>> md.swapaxes(md.zeros(2, 3, 4), -1, -2).shape
@@ -343,8 +359,12 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
 def moveaxis(x: Any, source: int, destination: int) -> Tensor:
     """One axis moved to another place, the others in their order.
 
+    Shape:
+        (2, 3, 4) with axis 0 moved to -1 becomes (3, 4, 2).
     Gradient:
         dL/dx = dL/dy with the axis moved back.
+    Raises:
+        ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
     >>> md.moveaxis(md.zeros(2, 28, 28, 3), -1, 1).shape
@@ -385,8 +405,14 @@ class Flip(Function):
 def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """The elements in reverse order along one axis, several, or all of them (None).
 
+    Formula:
+        y[i] = x[n - 1 - i] along an axis of size n
+    Shape:
+        y has x's shape.
     Gradient:
         dL/dx = dL/dy in reverse order along the same axes.
+    Raises:
+        ArgumentError: an axis that x does not have.
 
     >>> import minidl as md
     >>> md.flip(md.tensor([1, 2, 3]))
@@ -451,6 +477,7 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
         every tensor gets its part of dL/dy.
     Raises:
         ShapeError: shapes that differ elsewhere.
+        ArgumentError: no tensors, or an axis that they do not have.
 
     >>> import minidl as md
     >>> md.concatenate([md.tensor([1, 2]), md.tensor([3])])
@@ -497,10 +524,13 @@ class Stack(Function):
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape side by side along a new axis; ``axis`` counts in the result.
 
+    Shape:
+        k tensors (2, 3) become (k, 2, 3) with axis=0 and (2, 3, k) with axis=-1.
     Gradient:
         every tensor gets its part of dL/dy.
     Raises:
         ShapeError: shapes that differ.
+        ArgumentError: no tensors, or an axis that the result does not have.
 
     >>> import minidl as md
     >>> md.stack([md.tensor([1, 2]), md.tensor([3, 4])])
@@ -605,6 +635,8 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
         at them without repeating them: 3 2 | 1 2 3 | 2 1.
     Raises:
         ArgumentError: negative widths, or a number of pairs that does not fit.
+        ShapeError: "edge" or "reflect" along an axis without elements.
+        DtypeError: widths that are no integers.
 
     >>> import minidl as md
     >>> md.pad(md.tensor([1, 2, 3]), 2, mode="reflect")
