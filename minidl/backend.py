@@ -184,6 +184,11 @@ def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:
     >>> backend.as_array([1.0, 2.0]).dtype, backend.as_array([1, 2]).dtype
     (dtype('float32'), dtype('int64'))
     """
+    if hasattr(value, "__array__") and not is_array(value):  # another library's array: its dtype counts
+        try:
+            value = np.asarray(value)
+        except TypeError as error:  # in a GPU's memory, or of a dtype that NumPy does not have
+            raise DtypeError.of(op, "an array that NumPy can read", f"{type(value).__name__}: {error}") from error
     xp = xp_of(value) if is_array(value) else np
     if dtype is None and not is_array(value) and not isinstance(value, np.generic):
         try:
@@ -205,7 +210,7 @@ def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:
 
 
 def _holds_numpy(value: Any) -> bool:
-    """True when a nested list carries NumPy values, whose dtype then counts."""
+    """True when a nested list carries arrays or NumPy's scalars, whose dtype then counts."""
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
-    return isinstance(value, (np.ndarray, np.generic))
+    return hasattr(value, "__array__")

@@ -7,9 +7,11 @@ by context managers, so nothing a block changes outlives it.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
+from functools import wraps
 from typing import Any
 
 
@@ -36,6 +38,29 @@ class _GradMode(ContextDecorator):
 
     def __exit__(self, *exc: object) -> None:
         state.grad_enabled = self._outer.pop()
+
+    def _recreate_cm(self) -> _GradMode:
+        return type(self)()  # one for each call of a decorated function, which may run in several threads
+
+    def __call__(self, function: Any) -> Any:
+        """Decorate a function; a generator function runs in this mode from one ``yield`` to the next."""
+        if not inspect.isgeneratorfunction(function):
+            return super().__call__(function)
+
+        @wraps(function)
+        def generator(*args: Any, **options: Any) -> Any:
+            steps, sent = function(*args, **options), None
+            try:
+                while True:
+                    with type(self)():
+                        item = steps.send(sent)
+                    sent = yield item
+            except StopIteration as end:
+                return end.value
+            finally:
+                steps.close()
+
+        return generator
 
 
 class no_grad(_GradMode):

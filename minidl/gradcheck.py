@@ -55,7 +55,8 @@ class InputReport:
         if self.verdict == "FAIL":
             line += f": numeric {self.numeric:.9g}, analytic {self.analytic:.9g}"
         if self.kinks:
-            line += f"; {self.kinks} of {self.checked} on a kink or tie (left and right derivatives differ; analytic lies between them)"
+            line += f"; {self.kinks} of {self.checked} on a kink or tie"
+            line += " (left and right derivatives differ; analytic lies between them)"
         return line
 
 

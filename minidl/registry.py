@@ -35,7 +35,9 @@ class Sample:
         """Positions of the arguments that get a gradient (list arguments count as one position)."""
         if self.grad is not None:
             return self.grad
-        return tuple(i for i, a in enumerate(self.args) if _is_float(a) or (isinstance(a, list) and a and all(map(_is_float, a))))
+        return tuple(
+            i for i, a in enumerate(self.args) if _is_float(a) or (isinstance(a, list) and a and all(map(_is_float, a)))
+        )
 
 
 @dataclass

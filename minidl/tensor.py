@@ -211,6 +211,8 @@ class Tensor:
             value = value if isinstance(value, Tensor) else Tensor(value, dtype=self.dtype)
             if value.shape != self.shape:
                 raise ShapeError.of("Tensor.grad", f"shape {self.shape}", f"{value.shape}")
+            if value.dtype != self.dtype:
+                raise DtypeError.of("Tensor.grad", str(self.dtype), str(value.dtype), "Convert it with .astype.")
         self._grad = value
 
     @property
@@ -264,7 +266,10 @@ class Tensor:
         return array.copy() if copy else array
 
     def __dlpack__(self, **options: Any) -> Any:
-        return self._array.__dlpack__(**options)
+        array = self._array
+        if isinstance(array, np.ndarray):  # read-only, as numpy() is; a copy for those who cannot be told so
+            array = self.numpy() if options.get("max_version") else array.copy(order="K")
+        return array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._array.__dlpack_device__()
@@ -285,6 +290,9 @@ class Tensor:
             raise ShapeError.of("bool", "one element", f"shape {self.shape}", "Say any() or all().")
         return bool(self.item())
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.size == 1 else self, spec) if spec else str(self)
+
     def __len__(self) -> int:
         if self.ndim == 0:
             raise TypeError("len: expected at least one axis, got a 0-d tensor.")
@@ -295,9 +303,17 @@ class Tensor:
 
     __hash__ = object.__hash__  # == compares elements; a tensor as a key means this very tensor
 
+    def __getstate__(self) -> Any:
+        """What copies and pickles take over: leaves only, because the graph behind a result is not theirs to copy."""
+        if self._node is not None:
+            raise GraphError.of("copy or pickle", "a leaf tensor", f"the result of {self._node.name}", "Take x.detach().")
+        return super().__getstate__()
+
     def __repr__(self) -> str:
         values = np.array2string(backend.to_numpy(self._array), separator=", ", prefix="tensor(", threshold=100, precision=4)
         parts = [values]
+        if self.size == 0 and self.ndim > 1:
+            parts.append(f"shape={self.shape}")
         if self.dtype not in (np.float32, np.int64, np.bool_):
             parts.append(f"dtype={self.dtype}")
         if self.device != "cpu":
@@ -338,14 +354,32 @@ class Tensor:
     def __itruediv__(self, other: Any) -> Tensor:
         return self._update(self / other)
 
+    def __ipow__(self, other: Any) -> Tensor:
+        return self._update(self**other)
+
+    def __ifloordiv__(self, other: Any) -> Tensor:
+        return self._update(self // other)
+
+    def __imod__(self, other: Any) -> Tensor:
+        return self._update(self % other)
+
+    def __imatmul__(self, other: Any) -> Tensor:
+        return self._update(self @ other)
+
     def _update(self, result: Tensor) -> Tensor:
-        """``w -= lr * w.grad`` gives a leaf new values under no_grad; anywhere else ``x -= y`` means ``x = x - y``."""
-        if self._node is None and self._requires_grad and not state.grad_enabled:
-            if result.shape != self.shape:
-                raise ShapeError.of("in-place update", f"a result of shape {self.shape}", f"{result.shape}")
-            self._replace(result._array)
-            return self
-        return result
+        """``w -= lr * w.grad`` gives a leaf that asks for a gradient new values; for others ``x -= y`` means ``x = x - y``.
+
+        Recorded, it would be neither: the name would point to a result, and the parameter stay as it was.
+        """
+        if self._node is not None or not self._requires_grad:
+            return result
+        if state.grad_enabled:
+            hint = "Use it under md.no_grad() to change the values, or write x = x + y for a new tensor."
+            raise GraphError.of("in-place update", "a tensor that requires no gradient", "a leaf that does", hint)
+        if result.shape != self.shape:
+            raise ShapeError.of("in-place update", f"a result of shape {self.shape}", f"{result.shape}")
+        self._replace(result._array)
+        return self
 
     # ---------------------------------------------------------------- gradients
 
@@ -551,8 +585,14 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             node.edges = ()
         if type(incoming) is not tuple:
             incoming = (incoming,)
-        for edge, g in zip(edges, incoming, strict=True):
+        if len(incoming) != len(edges):
+            raise _wrong_gradient(node, f"{len(edges)} gradients, one per input of forward", str(len(incoming)))
+        for i, (edge, g) in enumerate(zip(edges, incoming)):
             if edge is not None:
+                if not backend.is_array(g) and not isinstance(g, np.generic):
+                    raise _wrong_gradient(node, f"an array as the gradient of input {i}", type(g).__name__)
+                if isinstance(edge, Tensor) and g.shape != edge.shape:
+                    raise _wrong_gradient(node, f"a gradient of shape {edge.shape} for input {i}", f"{g.shape}")
                 arrive(edge, g, gy)
     for leaf in leaves:
         g = grads.pop(leaf)
@@ -570,16 +610,28 @@ def _run_hooks(hooks: list[Callable], g: Array) -> Array:
     for hook in list(hooks):
         result = hook(Tensor.wrap(g))
         if result is not None:
+            if not isinstance(result, Tensor):
+                raise DtypeError.of("gradient hook", "a Tensor or None", type(result).__name__)
             if result.shape != g.shape:
                 raise ShapeError.of("gradient hook", f"shape {g.shape}", f"{result.shape}")
+            if result.dtype != g.dtype:
+                raise DtypeError.of("gradient hook", str(g.dtype), str(result.dtype))
             g = result._array
     return g
 
 
 def _check_alive(node: Node) -> None:
-    place = f"{node.name} [{node.path}]" if node.path else node.name
     if node.saved is None:
         raise GraphError(
-            f"backward: expected a live graph, got one that an earlier backward() freed (at {place}). "
+            f"backward: expected a live graph, got one that an earlier backward() freed (at {_place(node)}). "
             "Run forward again, or pass retain_graph=True to the first backward()."
         )
+
+
+def _wrong_gradient(node: Node, expected: str, got: str) -> GraphError:
+    """A backward that does not keep the rules of Function."""
+    return GraphError(f"{_place(node)}: expected backward to return {expected}, got {got}.")
+
+
+def _place(node: Node) -> str:
+    return f"{node.name} [{node.path}]" if node.path else node.name

@@ -67,7 +67,9 @@ def test_import_direction(path):
             assert not {"cpu", "cuda"} <= {*path.parts, *parts}, "cpu and cuda kernels never meet"
 
 
-@pytest.mark.parametrize(("package", "places"), [("numba", ["kernels", "cli"]), ("cupy", ["backend.py", "kernels"]), ("matplotlib", ["viz"])])
+@pytest.mark.parametrize(
+    ("package", "places"), [("numba", ["kernels", "cli"]), ("cupy", ["backend.py", "kernels"]), ("matplotlib", ["viz"])]
+)
 def test_heavy_packages_stay_in_their_place(package, places):
     for path in FILES:
         if path.relative_to(ROOT).parts[0] not in places:
@@ -100,10 +102,15 @@ def test_kernel_packages_agree_on_signatures():
 def test_files_stay_readable(path):
     """No file over 400 lines of code (blank lines, comments and docstrings not counted)."""
     tree = ast.parse(path.read_text())
-    lines = {line for node in ast.walk(tree) if isinstance(node, (ast.stmt, ast.expr)) for line in range(node.lineno, node.end_lineno + 1)}
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.stmt, ast.expr))]
+    lines = {line for node in nodes for line in range(node.lineno, node.end_lineno + 1)}
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
             doc = node.body[0]
             lines -= set(range(doc.lineno, doc.end_lineno + 1))
-    code = [line for i, line in enumerate(path.read_text().splitlines(), 1) if i in lines and line.strip() and not line.strip().startswith("#")]
+    code = [
+        line
+        for i, line in enumerate(path.read_text().splitlines(), 1)
+        if i in lines and line.strip() and not line.strip().startswith("#")
+    ]
     assert len(code) <= 400, f"{len(code)} lines of code"

@@ -33,19 +33,47 @@ MISTAKES = {
     "image size": (lambda: Net()(image(2, 3, 12, 12)), md.ShapeError, ["linear", "head", "64", "256", "in_features=256"]),
     "kernel too large": (lambda: Net()(image(2, 3, 4, 4)), md.ShapeError, ["conv2d", "features.2.0", "2", "3"]),
     "negative padding": (lambda: nn.Conv2d(1, 1, 3, padding=-1), md.ArgumentError, ["padding", "-1"]),
-    "negative padding, functional": (lambda: md.conv2d(image(1, 1, 5, 5), image(1, 1, 3, 3), padding=-1), md.ArgumentError, ["conv2d", "padding", "-1"]),
-    "label out of range": (lambda: md.cross_entropy(image(4, 3), md.tensor([0, 1, 7, 2])), md.ArgumentError, ["cross_entropy", "0 to 2", "7", "(2,)"]),
+    "negative padding, functional": (
+        lambda: md.conv2d(image(1, 1, 5, 5), image(1, 1, 3, 3), padding=-1),
+        md.ArgumentError,
+        ["conv2d", "padding", "-1"],
+    ),
+    "label out of range": (
+        lambda: md.cross_entropy(image(4, 3), md.tensor([0, 1, 7, 2])),
+        md.ArgumentError,
+        ["cross_entropy", "0 to 2", "7", "(2,)"],
+    ),
     "negative label": (lambda: md.cross_entropy(image(2, 3), md.tensor([0, -1])), md.ArgumentError, ["cross_entropy", "-1"]),
-    "float labels": (lambda: md.cross_entropy(image(2, 3), md.tensor([0.0, 1.0])), md.DtypeError, ["cross_entropy", "float32", "int64"]),
-    "integer logits": (lambda: md.cross_entropy(md.tensor([[1, 2]]), md.tensor([0])), md.DtypeError, ["cross_entropy", "int64"]),
-    "integer image": (lambda: md.conv2d(np.zeros((1, 1, 5, 5), np.uint8), image(1, 1, 3, 3)), md.DtypeError, ["conv2d", "uint8"]),
+    "float labels": (
+        lambda: md.cross_entropy(image(2, 3), md.tensor([0.0, 1.0])),
+        md.DtypeError,
+        ["cross_entropy", "float32", "int64"],
+    ),
+    "integer logits": (
+        lambda: md.cross_entropy(md.tensor([[1, 2]]), md.tensor([0])),
+        md.DtypeError,
+        ["cross_entropy", "int64"],
+    ),
+    "integer image": (
+        lambda: md.conv2d(np.zeros((1, 1, 5, 5), np.uint8), image(1, 1, 3, 3)),
+        md.DtypeError,
+        ["conv2d", "uint8"],
+    ),
     "object array": (lambda: md.tensor(np.array([1, "a"], dtype=object)), md.DtypeError, ["tensor", "object"]),
     "ragged list": (lambda: md.tensor([[1, 2], [3]]), md.DtypeError, ["tensor"]),
     "text": (lambda: md.relu("no"), md.DtypeError, ["relu", "'no'"]),
-    "mixed dtypes": (lambda: nn.Linear(3, 2)(md.zeros(1, 3, dtype="float64")), md.DtypeError, ["linear", "Linear", "float64", "float32"]),
+    "mixed dtypes": (
+        lambda: nn.Linear(3, 2)(md.zeros(1, 3, dtype="float64")),
+        md.DtypeError,
+        ["linear", "Linear", "float64", "float32"],
+    ),
     "backward of many": (lambda: md.ones(3, requires_grad=True).exp().backward(), md.GraphError, ["backward", "(3,)"]),
     "backward of nothing": (lambda: md.ones(1).backward(), md.GraphError, ["backward", "requires_grad"]),
-    "backward shape": (lambda: md.ones(3, requires_grad=True).exp().backward(np.ones(2)), md.ShapeError, ["backward", "(3,)", "(2,)"]),
+    "backward shape": (
+        lambda: md.ones(3, requires_grad=True).exp().backward(np.ones(2)),
+        md.ShapeError,
+        ["backward", "(3,)", "(2,)"],
+    ),
     "integer gradient": (lambda: md.tensor([1, 2], requires_grad=True), md.DtypeError, ["requires_grad", "int64"]),
     "duplicate parameters": (lambda: (lambda p: optim.SGD([p, p], lr=0.1))(md.Parameter([1.0])), md.ArgumentError, ["SGD"]),
     "no parameters": (lambda: optim.SGD([], lr=0.1), md.ArgumentError, ["SGD"]),
@@ -82,7 +110,9 @@ def test_mixed_devices_name_the_arguments():
         shape, ndim, size, dtype, device = (2,), 1, 2, np.dtype(np.float32), SimpleNamespace(id=0)
 
     x, y = md.ones(2), md.Tensor.wrap(OnGpu())
-    with pytest.raises(md.DeviceError, match=r"multiply: expected all tensors on one device, got argument 0 on cpu, argument 1 on cuda:0"):
+    with pytest.raises(
+        md.DeviceError, match=r"multiply: expected all tensors on one device, got argument 0 on cpu, argument 1 on cuda:0"
+    ):
         md.multiply(x, y)
 
 

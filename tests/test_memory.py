@@ -114,4 +114,6 @@ def test_empty_like_keeps_the_memory_order():
     assert memory.flat(x[:, ::2]) is None
     assert memory.dense(x) is x
     assert memory.channels_last(x).base is not None
-    np.testing.assert_array_equal(memory.channels_last(np.arange(24.0).reshape(1, 2, 3, 4)), np.arange(24.0).reshape(1, 2, 3, 4).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(
+        memory.channels_last(np.arange(24.0).reshape(1, 2, 3, 4)), np.arange(24.0).reshape(1, 2, 3, 4).transpose(0, 2, 3, 1)
+    )

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+QUIET = ["-q", "-p", "no:cacheprovider"]
 
 
 def passed(code, **environment):
     """Run Python code in a process of its own and return how many tests its pytest passed."""
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=HERE, env={**os.environ, **environment}, timeout=240
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+        env={**os.environ, **environment},
+        timeout=240,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return int(re.search(r"(\d+) passed", result.stdout).group(1))
@@ -23,7 +29,7 @@ def passed(code, **environment):
 def test_kernels_as_plain_python():
     """NUMBA_DISABLE_JIT=1: every compiled kernel runs as the Python it is written in, with its bounds checked."""
     pytest.importorskip("numba")
-    code = "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'test_ops.py', '-k', '(test_value or test_rules) and fast']))"
+    code = f"import pytest, sys; sys.exit(pytest.main({[*QUIET, 'test_ops.py', '-k', '(test_value or test_rules) and fast']}))"
     assert passed(code, NUMBA_DISABLE_JIT="1") > 200
 
 
@@ -37,7 +43,7 @@ def test_without_numba():
         "    md.relu(md.ones(3)); md.relu(md.ones(3))\n"
         "assert ['Numba is not installed' in str(w.message) for w in caught] == [True], caught\n"
         "import pytest\n"
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'test_ops.py', 'test_bad_input.py', '-k', '(test_value and fast) or test_bad_input']))"
+        f"sys.exit(pytest.main({[*QUIET, 'test_ops.py', 'test_bad_input.py', '-k', '(test_value and fast) or test_bad_input']}))"
     )
     assert passed(code) > 200
 

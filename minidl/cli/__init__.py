@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"minidl.cli.{name}")
-        command = commands.add_parser(name, help=text, description=module.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command = commands.add_parser(
+            name, help=text, description=module.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     for command in commands.choices.values():

@@ -51,7 +51,9 @@ def _processor() -> Iterator[tuple[str, str]]:
     yield "processor", f"{platform.machine()}, {usable} of {os.cpu_count()} cores usable"
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index, call-overload]
     yield "blas", f"{blas.get('name')} {blas.get('version')}"
-    limits = {name: os.environ[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
+    limits = {
+        name: os.environ[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ
+    }
     yield "blas threads", ", ".join(f"{name}={value}" for name, value in limits.items()) or "as many as cores (no limit set)"
 
 
@@ -78,7 +80,9 @@ def _host_cpu() -> str:
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
-    wide = next((name for name in ("avx512f", "avx2", "avx", "sse4.2", "neon") if features.get(name)), "no vector extension known")
+    wide = next(
+        (name for name in ("avx512f", "avx2", "avx", "sse4.2", "neon") if features.get(name)), "no vector extension known"
+    )
     return f"{llvm.get_host_cpu_name()} ({wide})"
 
 
@@ -94,4 +98,7 @@ def _gpu() -> Iterator[tuple[str, str]]:
         return
     for index in range(cp.cuda.runtime.getDeviceCount()):
         properties = cp.cuda.runtime.getDeviceProperties(index)
-        yield f"gpu {index}", f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, {wheels[0] if wheels else 'CuPy'}"
+        yield (
+            f"gpu {index}",
+            f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, {wheels[0] if wheels else 'CuPy'}",
+        )

@@ -15,7 +15,9 @@ from minidl.testing.layers import LAYERS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Names, kernels, seed."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="operations or layers to check, such as conv2d or Conv2d; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="operations or layers to check, such as conv2d or Conv2d; all by default"
+    )
     parser.add_argument("--kernels", choices=("fast", "generic"), default="fast", help="compiled kernels or the textbook ones")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--verbose", action="store_true", help="print every input's line, not only the worst")
@@ -23,11 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table; exit code 1 when a gradient is wrong."""
-    known = [*(name for name, spec in OPS.items() if spec.differentiable), *dict.fromkeys(_split(case.name)[0] for case in LAYERS)]
+    known = [
+        *(name for name, spec in OPS.items() if spec.differentiable),
+        *dict.fromkeys(_split(case.name)[0] for case in LAYERS),
+    ]
     for name in options.names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 3)
-            raise ArgumentError(f"expected the name of a differentiable operation or a layer, got {name!r}." + (f" Did you mean {', '.join(near)}?" if near else ""))
+            raise ArgumentError(
+                f"expected the name of a differentiable operation or a layer, got {name!r}."
+                + (f" Did you mean {', '.join(near)}?" if near else "")
+            )
     names = set(options.names or known)
     print(f"{'op':<33} {'sample':<34} {'worst rel. error':>16}  {'where':<24} verdict")
     counts = {"ok": 0, "kink": 0, "FAIL": 0}
@@ -36,7 +44,10 @@ def run(options: argparse.Namespace) -> int:
             worst = report.worst
             assert worst is not None
             counts[worst.verdict] += 1
-            print(f"{report.operation:<33} {sample:<34} {worst.error:>16.1e}  {f'{worst.name} {worst.where}':<24} {worst.verdict}", flush=True)
+            print(
+                f"{report.operation:<33} {sample:<34} {worst.error:>16.1e}  {f'{worst.name} {worst.where}':<24} {worst.verdict}",
+                flush=True,
+            )
             if options.verbose or worst.verdict == "FAIL":
                 for entry in report.inputs:
                     print(f"    {entry}")

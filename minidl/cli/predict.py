@@ -16,9 +16,15 @@ from minidl.train import predict
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Images, model, how the pictures are drawn."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size; they are resized to the model's input")
-    parser.add_argument("--model", metavar="FILE", help="a model.safetensors that train wrote (default: the newest below runs/)")
-    parser.add_argument("--invert", choices=("auto", "yes", "no"), default="auto", help="dark on light to light on dark, as MNIST is drawn")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files of any size; they are resized to the model's input"
+    )
+    parser.add_argument(
+        "--model", metavar="FILE", help="a model.safetensors that train wrote (default: the newest below runs/)"
+    )
+    parser.add_argument(
+        "--invert", choices=("auto", "yes", "no"), default="auto", help="dark on light to light on dark, as MNIST is drawn"
+    )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to show")
 
 

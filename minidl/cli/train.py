@@ -19,8 +19,15 @@ OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "sgd": optim.SGD, "rmspr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train, how, and where the results go."""
-    parser.add_argument("--data", choices=["mnist-mini"], default="mnist-mini", help="5,000 + 1,000 digits that come with minidl")
-    parser.add_argument("--model", choices=[name for name, entry in models.MODELS.items() if entry.input_shape == (1, 28, 28)], default="mnist_cnn", help="architecture")
+    parser.add_argument(
+        "--data", choices=["mnist-mini"], default="mnist-mini", help="5,000 + 1,000 digits that come with minidl"
+    )
+    parser.add_argument(
+        "--model",
+        choices=[name for name, entry in models.MODELS.items() if entry.input_shape == (1, 28, 28)],
+        default="mnist_cnn",
+        help="architecture",
+    )
     parser.add_argument("--epochs", type=int, default=12, help="passes through the training set")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of the one-cycle schedule")

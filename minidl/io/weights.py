@@ -76,12 +76,31 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         FileNotFoundError: no such file.
         ArgumentError: a file that is damaged, hostile or of another kind.
+
+    >>> import minidl as md, numpy as np, os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "two.safetensors")
+    ...     md.save({"a": np.zeros((2, 3)), "b": np.arange(4)}, path)
+    ...     {name: array.shape for name, array in md.load(path).items()}
+    {'a': (2, 3), 'b': (4,)}
     """
     return _read("load", path)[0]
 
 
 def load_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Read the texts that ``save`` was given as ``metadata``; empty when there were none."""
+    """Read the texts that ``save`` was given as ``metadata``; empty when there were none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ArgumentError: a file that is damaged, hostile or of another kind.
+
+    >>> import minidl as md, numpy as np, os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "two.safetensors")
+    ...     md.save({"a": np.zeros((2, 3)), "b": np.arange(4)}, path, metadata={"epoch": "3"})
+    ...     md.io.load_metadata(path)
+    {'epoch': '3'}
+    """
     return _read("load_metadata", path)[1]
 
 
@@ -101,6 +120,17 @@ def load_weights(model: Module, path: str | os.PathLike, strict: bool = True) ->
         ArgumentError: a file that is damaged or of another kind; missing or unexpected keys (strict).
         ShapeError: an array of another shape than the model's.
         DtypeError: an array that holds no numbers, or floats for an integer buffer.
+
+    >>> import minidl as md, os, tempfile
+    >>> from minidl import nn
+    >>> model, copy = nn.Linear(4, 2, rng=0), nn.Linear(4, 2, rng=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     md.save(model, path)
+    ...     md.load_weights(copy, path)
+    ([], [])
+    >>> bool((copy.weight == model.weight).all())
+    True
     """
     if not isinstance(model, Module):
         raise DtypeError.of("load_weights", "a Module", type(model).__name__)

@@ -31,7 +31,7 @@ def _load_cpu() -> ModuleType:
     global _cpu
     if _cpu is None:
         try:
-            import numba  # noqa: F401
+            import numba
         except ImportError:
             warnings.warn("minidl: Numba is not installed; kernels run as plain NumPy, several times slower.", stacklevel=3)
             _cpu = generic

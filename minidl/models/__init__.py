@@ -16,7 +16,12 @@ __all__ = ["MODELS", "CifarCNN", "ImageCNN", "LeNet5", "MnistCNN", "ModelEntry",
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model's class and the (C, H, W) of the images it is made for."""
+    """A model's class and the (C, H, W) of the images it is made for.
+
+    >>> from minidl import models
+    >>> models.MODELS["lenet5"].input_shape
+    (1, 28, 28)
+    """
 
     build: type[Module]
     input_shape: tuple[int, int, int]

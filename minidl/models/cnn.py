@@ -34,6 +34,9 @@ class SmallCNN(nn.Module):
         in_channels: channels of the image.
         rng: generator or seed of the first values.
 
+    Shape:
+        x (N, in_channels, 28, 28); logits (N, num_classes). The parameter counts hold for the defaults.
+
     >>> import minidl as md
     >>> from minidl.models import SmallCNN
     >>> SmallCNN(rng=0)(md.zeros(2, 1, 28, 28)).shape
@@ -102,6 +105,9 @@ class MnistCNN(nn.Module):
     Args:
         num_classes, in_channels, rng: as in ``SmallCNN``.
 
+    Shape:
+        x (N, in_channels, 28, 28); logits (N, num_classes). The parameter counts hold for the defaults.
+
     >>> import minidl as md
     >>> from minidl.models import MnistCNN
     >>> MnistCNN(rng=0)(md.zeros(2, 1, 28, 28)).shape
@@ -138,6 +144,9 @@ class CifarCNN(nn.Module):
 
     Args:
         num_classes, in_channels, rng: as in ``SmallCNN``.
+
+    Shape:
+        x (N, in_channels, 32, 32); logits (N, num_classes). The parameter counts hold for the defaults.
 
     >>> import minidl as md
     >>> from minidl.models import CifarCNN
@@ -176,6 +185,9 @@ class ImageCNN(nn.Module):
 
     Args:
         num_classes, in_channels, rng: as in ``SmallCNN``.
+
+    Shape:
+        x (N, in_channels, 224, 224); logits (N, num_classes). The parameter counts hold for the defaults.
 
     >>> from minidl.models import ImageCNN
     >>> sum(p.size for p in ImageCNN(rng=0).parameters())

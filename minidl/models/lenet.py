@@ -35,8 +35,10 @@ class LeNet5(nn.Module):
         in_channels: channels of the image.
         rng: generator or seed of the first values.
 
+    Shape:
+        x (N, in_channels, 28, 28); logits (N, num_classes). The parameter counts hold for the defaults.
     Source:
-        LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998.
+        LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
 
     >>> import minidl as md
     >>> from minidl.models import LeNet5

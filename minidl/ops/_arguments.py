@@ -113,4 +113,7 @@ def describe(value: Any) -> str:
         return f"{value.dtype} of shape {value.shape}"
     if isinstance(value, (list, tuple)) and value:
         return f"{type(value).__name__} of {type(value[0]).__name__}"
-    return repr(value) if isinstance(value, (str, int, float)) or value is None else type(value).__name__
+    if isinstance(value, (str, int, float)) or value is None:
+        return repr(value)
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"

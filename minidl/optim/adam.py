@@ -18,11 +18,12 @@ class Adam(Optimizer):
     """Adaptive moment estimation.
 
     Formula (t counts the steps from 1):
-        d = g + weight_decay * p                      (-g with maximize)
+        d = g + weight_decay * p                      (-g with maximize; m and v start at 0)
         m = beta1 * m + (1 - beta1) * d
         v = beta2 * v + (1 - beta2) * d^2
         p = p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
-        With amsgrad, the largest v so far stands in the last line.
+        With amsgrad, the largest v so far stands in the last line. The divisions by 1 - beta^t make up for the
+        start at 0.
 
     Args:
         params: parameters, (name, parameter) pairs or groups.

@@ -16,7 +16,7 @@ class RMSprop(Optimizer):
     """Gradient descent with every element divided by the running root mean square of its gradient.
 
     Formula:
-        d = g + weight_decay * p                                        (-g with maximize)
+        d = g + weight_decay * p                                        (-g with maximize; s, a, b start at 0)
         s = alpha * s + (1 - alpha) * d^2
         a = alpha * a + (1 - alpha) * d,  s' = s - a^2 with centered, else s' = s
         u = d / (sqrt(s') + eps)

@@ -139,6 +139,15 @@ class StepLR(LRScheduler):
     Formula:
         lr(t) = lr(0) * gamma^floor(t / step_size)
 
+    Args:
+        optimizer: whose learning rates change.
+        step_size: epochs from one fall to the next.
+        gamma: the factor.
+        last_epoch: the last epoch that ran, when training goes on.
+
+    Raises:
+        ArgumentError: step_size below 1, a negative gamma.
+
     >>> import minidl as md
     >>> opt = md.optim.SGD([md.Parameter([1.0])], lr=1.0)
     >>> schedule = md.optim.StepLR(opt, step_size=2, gamma=0.5)
@@ -165,6 +174,15 @@ class MultiStepLR(LRScheduler):
     Formula:
         lr(t) = lr(0) * gamma^(number of milestones <= t); a milestone given twice counts twice.
 
+    Args:
+        optimizer: whose learning rates change.
+        milestones: the epochs in which it falls.
+        gamma: the factor.
+        last_epoch: the last epoch that ran, when training goes on.
+
+    Raises:
+        ArgumentError: a negative milestone or gamma.
+
     >>> import minidl as md
     >>> opt = md.optim.SGD([md.Parameter([1.0])], lr=1.0)
     >>> schedule = md.optim.MultiStepLR(opt, milestones=[1, 3], gamma=0.5)
@@ -190,6 +208,14 @@ class ExponentialLR(LRScheduler):
 
     Formula:
         lr(t) = lr(0) * gamma^t
+
+    Args:
+        optimizer: whose learning rates change.
+        gamma: the factor.
+        last_epoch: the last epoch that ran, when training goes on.
+
+    Raises:
+        ArgumentError: a negative gamma.
 
     >>> import minidl as md
     >>> opt = md.optim.SGD([md.Parameter([1.0])], lr=1.0)
@@ -224,6 +250,11 @@ class LinearLR(LRScheduler):
         end_factor: factor from ``total_iters`` on, from 0 to 1.
         total_iters: how many epochs (or steps) the change takes.
         last_epoch: the last epoch that ran, when training goes on.
+
+    Raises:
+        ArgumentError: start_factor of 0, factors outside of [0, 1], total_iters below 1.
+    Source:
+        Warm-up: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017.
 
     >>> import minidl as md
     >>> opt = md.optim.SGD([md.Parameter([1.0])], lr=1.0)
@@ -269,8 +300,17 @@ class CosineAnnealingLR(LRScheduler):
 
     Formula:
         lr(t) = eta_min + (lr(0) - eta_min) * (1 + cos(pi * t / T_max)) / 2
+
+    Args:
+        optimizer: whose learning rates change.
+        T_max: the epoch in which the minimum is reached.
+        eta_min: the minimum.
+        last_epoch: the last epoch that ran, when training goes on.
+
     Notes:
         After T_max the learning rate rises again, as in PyTorch. There is no warm restart.
+    Raises:
+        ArgumentError: T_max below 1, a negative eta_min.
     Source:
         Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017.
 

@@ -34,10 +34,12 @@ class SGD(Optimizer):
     Notes:
         The learning rate multiplies the momentum, as in PyTorch; in Sutskever et al. it is inside of it.
     Raises:
-        ArgumentError: a negative lr, momentum or weight_decay, nesterov without momentum.
+        ArgumentError: a negative lr, momentum or weight_decay, nesterov without momentum or with dampening.
     Source:
-        Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and momentum in deep
-        learning", 2013.
+        Robbins and Monro, "A Stochastic Approximation Method", 1951; momentum: Polyak, "Some methods of speeding up
+        the convergence of iteration methods", 1964; nesterov: Nesterov, "A method for solving the convex
+        programming problem with convergence rate O(1/k^2)", 1983, in the form of Sutskever, Martens, Dahl and
+        Hinton, "On the importance of initialization and momentum in deep learning", 2013.
 
     >>> import minidl as md
     >>> w = md.Parameter([1.0, -2.0])

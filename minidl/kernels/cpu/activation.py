@@ -58,7 +58,7 @@ def _relu_parallel(x, y, parts):
 def _relu_grad(gy, y, gx):
     zero = gy.dtype.type(0)
     for i in range(y.size):
-        gx[i] = gy[i] if y[i] > zero else zero
+        gx[i] = zero if y[i] <= zero else gy[i]  # NaN <= 0 is false: NaN passes gy
 
 
 @parallel
@@ -82,7 +82,7 @@ def relu_forward(x: np.ndarray) -> np.ndarray:
 
 
 def relu_backward(gy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """gx = gy where y > 0, else 0."""
+    """gx = 0 where y <= 0, else gy."""
     y = dense(y)
     gy = in_order_of(gy, y)
     gx = empty_like(y)

@@ -41,9 +41,9 @@ def relu_forward(x: Array) -> Array:
 
 
 def relu_backward(gy: Array, y: Array) -> Array:
-    """gx = gy where y > 0, else 0 (the derivative at 0 is chosen to be 0)."""
+    """gx = 0 where y <= 0, else gy, also beside NaN (the derivative at 0 is chosen to be 0)."""
     xp = xp_of(y)
-    return xp.where(y > 0, gy, gy.dtype.type(0))
+    return xp.where(y <= 0, gy.dtype.type(0), gy)
 
 
 def leaky_relu_forward(x: Array, negative_slope: float) -> Array:
