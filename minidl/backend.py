@@ -202,6 +202,8 @@ def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:
             array = xp.array(value, dtype=dtype, order="K")
         except (ValueError, TypeError) as error:
             raise DtypeError.of(op, f"values that become {np.dtype(dtype) if dtype else 'an array'}", str(error)) from error
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype not in FLOATS):
         raise DtypeError.of(
             op, "float32, float64, integers or booleans", f"dtype {array.dtype}", "Convert with .astype('float32') first."

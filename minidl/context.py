@@ -29,6 +29,14 @@ state = _State()
 class _GradMode(ContextDecorator):
     enabled: bool
 
+    def __new__(cls, function: Callable | None = None) -> Any:
+        """``@no_grad`` means the same as ``@no_grad()``."""
+        mode = super().__new__(cls)
+        if function is None:
+            return mode
+        mode.__init__()
+        return mode(function)
+
     def __init__(self) -> None:
         self._outer: list[bool] = []  # a stack, so that one instance may be entered more than once
 

@@ -108,12 +108,15 @@ def scaled_dot_product_attention(
         q (..., L, E), k (..., S, E), v (..., S, Ev), y (..., L, Ev); the leading axes broadcast. attn_mask
         broadcasts to (..., L, S): booleans, True where a query may look, or numbers to add to the scores.
     Gradient:
-        That of the operations it is made of; an added mask gets one, too.
+        With p the softmax and g = dL/dy: dL/dv = p^T g, and with dp = g v^T the scores get
+        ds = p * (dp - sum over the keys of p * dp); dL/dq = scale * ds k and dL/dk = scale * ds^T q, summed over
+        repeated axes. An added mask gets ds.
     Notes:
         is_causal lets query i look at keys 0 to i only. A query that may look nowhere gives 0 and no gradient,
         as in PyTorch. dropout_p drops attention weights whenever it is not 0: pass 0 in evaluation.
     Raises:
         ShapeError: shapes that do not fit.
+        DtypeError: integers, mixed dtypes, a mask of neither booleans nor q's dtype.
         ArgumentError: attn_mask together with is_causal; dropout_p outside of [0, 1].
     Source:
         Vaswani et al., "Attention Is All You Need", 2017.

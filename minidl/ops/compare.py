@@ -117,6 +117,9 @@ _comparison: dict[str, Any] = {"samples": _tied_samples, "errors": binary_errors
 def greater(x: Any, y: Any) -> Tensor:
     """Where x > y, as booleans, with broadcasting; no gradient.
 
+    Raises:
+        ShapeError: shapes that do not broadcast.
+
     >>> import minidl as md
     >>> md.greater(md.tensor([1.0, 2.0]), 1.5)
     tensor([False,  True])
@@ -127,6 +130,9 @@ def greater(x: Any, y: Any) -> Tensor:
 @op(oracle=np.greater_equal, methods=("greater_equal", "__ge__"), **_comparison)
 def greater_equal(x: Any, y: Any) -> Tensor:
     """Where x >= y, as booleans, with broadcasting; no gradient.
+
+    Raises:
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.greater_equal(md.tensor([1.0, 2.0]), 2)
@@ -139,6 +145,9 @@ def greater_equal(x: Any, y: Any) -> Tensor:
 def less(x: Any, y: Any) -> Tensor:
     """Where x < y, as booleans, with broadcasting; no gradient.
 
+    Raises:
+        ShapeError: shapes that do not broadcast.
+
     >>> import minidl as md
     >>> md.less(md.tensor([1.0, 2.0]), 1.5)
     tensor([ True, False])
@@ -149,6 +158,9 @@ def less(x: Any, y: Any) -> Tensor:
 @op(oracle=np.less_equal, methods=("less_equal", "__le__"), **_comparison)
 def less_equal(x: Any, y: Any) -> Tensor:
     """Where x <= y, as booleans, with broadcasting; no gradient.
+
+    Raises:
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.less_equal(md.tensor([1.0, 2.0]), 1)
@@ -161,6 +173,9 @@ def less_equal(x: Any, y: Any) -> Tensor:
 def equal(x: Any, y: Any) -> Tensor:
     """Where x == y, as booleans, with broadcasting; no gradient. NaN equals nothing.
 
+    Raises:
+        ShapeError: shapes that do not broadcast.
+
     >>> import minidl as md
     >>> md.equal(md.tensor([1, 2, 3]), 2)
     tensor([False,  True, False])
@@ -171,6 +186,9 @@ def equal(x: Any, y: Any) -> Tensor:
 @op(oracle=np.not_equal, methods=("not_equal",), **_comparison)
 def not_equal(x: Any, y: Any) -> Tensor:
     """Where x != y, as booleans, with broadcasting; no gradient. NaN differs from everything.
+
+    Raises:
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.not_equal(md.tensor([1, 2, 3]), 2)
@@ -265,6 +283,9 @@ _bitwise: dict[str, Any] = {"samples": _logical_samples, "errors": _bitwise_erro
 def logical_and(x: Any, y: Any) -> Tensor:
     """Where x and y are both other than 0, with broadcasting; no gradient.
 
+    Raises:
+        ShapeError: shapes that do not broadcast.
+
     >>> import minidl as md
     >>> md.logical_and(md.tensor([0, 1, 2]), md.tensor([1, 1, 0]))
     tensor([False,  True, False])
@@ -275,6 +296,9 @@ def logical_and(x: Any, y: Any) -> Tensor:
 @op(oracle=np.logical_or, methods=("logical_or",), **_logical)
 def logical_or(x: Any, y: Any) -> Tensor:
     """Where x or y is other than 0, with broadcasting; no gradient.
+
+    Raises:
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> md.logical_or(md.tensor([0, 1, 2]), md.tensor([0, 1, 0]))
@@ -314,6 +338,7 @@ def bitwise_and(x: Any, y: Any) -> Tensor:
 
     Raises:
         DtypeError: floats, which have no bits to combine.
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> x = md.tensor([0.5, 1.5, 2.5])
@@ -329,6 +354,7 @@ def bitwise_or(x: Any, y: Any) -> Tensor:
 
     Raises:
         DtypeError: floats, which have no bits to combine.
+        ShapeError: shapes that do not broadcast.
 
     >>> import minidl as md
     >>> x = md.tensor([0.5, 1.5, 2.5])

@@ -273,8 +273,9 @@ def cross_entropy(
         x (N, C), (N, C, d1, ...) or (C,); target either integer class indices (N,), (N, d1, ...) or (), or
         probabilities of x's shape; weight (C,). The loss is 0-d; with reduction="none" it has the shape of the indices.
     Gradient:
-        dL/dx = (p - y) / n for the mean over n rows: what the network says minus what is true.
-        Probabilities get dL/dy = -log p / n. weight is a constant.
+        dL/dx = (p - y) / n for the mean over n rows: what the network says minus what is true. With class weights,
+        dL/dx = (p sum of w_c y_c - w y) / n, n being what the mean divides by. Probabilities get
+        dL/dy = -(1 - s) w log p / n. weight is a constant.
     Notes:
         x are scores, not probabilities: softmax is part of this function. Rows labelled ``ignore_index`` give 0
         and no gradient. The mean over class indices divides by the sum of the weights of the labels that count
@@ -284,12 +285,19 @@ def cross_entropy(
         DtypeError: integer scores; floating labels.
         ShapeError: labels, probabilities or weights of the wrong shape.
         GraphError: a weight that requires a gradient.
+    Source:
+        Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception Architecture for
+        Computer Vision", 2016.
 
     >>> import minidl as md
-    >>> logits = md.log(md.tensor([[0.8, 0.2]]))
-    >>> md.cross_entropy(logits, md.tensor([0]))
-    tensor(0.2231)
-    >>> md.cross_entropy(logits, md.tensor([[1.0, 0.0]]))
+    >>> logits = md.tensor([[0.8, 0.2]]).log().detach().requires_grad_()
+    >>> loss = md.cross_entropy(logits, md.tensor([0]))
+    >>> loss.item()
+    0.2231...
+    >>> loss.backward()
+    >>> logits.grad  # p - y
+    tensor([[-0.2,  0.2]])
+    >>> md.cross_entropy(logits.detach(), md.tensor([[1.0, 0.0]]))  # the same target as probabilities
     tensor(0.2231)
     """
     name = "cross_entropy"

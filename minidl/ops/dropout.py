@@ -92,6 +92,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) -> T
         ``rng`` is a generator, a seed, or None for minidl's own generator (``manual_seed``). p=1 gives zeros.
     Raises:
         ArgumentError: p outside of [0, 1].
+        DtypeError: integer x, or an rng of another kind.
     Source:
         Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
 
@@ -130,6 +131,7 @@ def dropout2d(x: Any, p: float = 0.5, training: bool = True, rng: Rng = None) ->
     Raises:
         ArgumentError: p outside of [0, 1].
         ShapeError: fewer than three or more than four axes.
+        DtypeError: integer x, or an rng of another kind.
     Source:
         Tompson et al., "Efficient Object Localization Using Convolutional Networks", 2015.
 

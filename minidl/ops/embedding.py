@@ -76,6 +76,9 @@ def embedding(index: Any, weight: Any, padding_idx: int | None = None) -> Tensor
     Raises:
         ArgumentError: an index or padding_idx out of range.
         DtypeError: indices that are not integers.
+        ShapeError: a weight that is no table (rows, size).
+    Source:
+        Bengio, Ducharme, Vincent and Jauvin, "A Neural Probabilistic Language Model", 2003.
 
     >>> import minidl as md
     >>> md.embedding(md.tensor([2, 0]), md.tensor([[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]]))

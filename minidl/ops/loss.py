@@ -136,6 +136,8 @@ def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Tensor:
         everything. The mean of nothing is NaN.
     Raises:
         ShapeError: target of another shape.
+        DtypeError: integer x, or float32 mixed with float64.
+        ArgumentError: an unknown reduction.
 
     >>> import minidl as md
     >>> md.mse_loss(md.tensor([1.0, 2.0]), md.tensor([1.0, 4.0]))
@@ -179,6 +181,8 @@ def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Tensor:
         Shapes that would only broadcast are refused, as for ``mse_loss``. The mean of nothing is NaN.
     Raises:
         ShapeError: target of another shape.
+        DtypeError: integer x, or float32 mixed with float64.
+        ArgumentError: an unknown reduction.
 
     >>> import minidl as md
     >>> md.l1_loss(md.tensor([1.0, 2.0]), md.tensor([1.0, 4.0]))
@@ -235,9 +239,10 @@ def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1
         beta=0 is ``l1_loss``; this is ``huber_loss`` divided by delta. Shapes that would only broadcast are refused.
     Raises:
         ShapeError: target of another shape.
-        ArgumentError: negative beta.
+        ArgumentError: negative beta, an unknown reduction.
+        DtypeError: integer x, or float32 mixed with float64.
     Source:
-        Girshick, "Fast R-CNN", 2015.
+        Girshick, "Fast R-CNN", 2015 (with beta=1).
 
     >>> import minidl as md
     >>> md.smooth_l1_loss(md.tensor([0.5, 3.0]), md.tensor([0.0, 0.0]), reduction="none")
@@ -294,7 +299,8 @@ def huber_loss(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0)
         Shapes that would only broadcast are refused, as for ``mse_loss``.
     Raises:
         ShapeError: target of another shape.
-        ArgumentError: delta of 0 or below.
+        ArgumentError: delta of 0 or below, an unknown reduction.
+        DtypeError: integer x, or float32 mixed with float64.
     Source:
         Huber, "Robust Estimation of a Location Parameter", 1964.
 
@@ -395,8 +401,10 @@ def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str
         ``binary_cross_entropy_with_logits`` does sigmoid and loss in one, without the loss of precision near 0
         and 1. NaN propagates. The mean of nothing is NaN.
     Raises:
-        ArgumentError: x or target outside of [0, 1].
-        ShapeError: target of another shape.
+        ArgumentError: x or target outside of [0, 1], an unknown reduction.
+        ShapeError: target or weight of another shape.
+        DtypeError: integer x, or float32 mixed with float64.
+        GraphError: a weight that requires a gradient.
 
     >>> import minidl as md
     >>> md.binary_cross_entropy(md.tensor([0.8, 0.5]), md.tensor([1.0, 0.0]), reduction="none")
@@ -463,12 +471,16 @@ def binary_cross_entropy_with_logits(
         x and target of one shape; weight and pos_weight broadcast to it. The loss is 0-d, with
         reduction="none" of that shape.
     Gradient:
-        dL/dx = (s - target) / n for the mean over n elements without weights;
-        dL/dtarget = -x / n. weight and pos_weight are constants.
+        dL/dx = w ((1 - target) s - pos_weight target (1 - s)) / n for the mean over n elements, which is
+        (s - target) / n without weights; dL/dtarget = w ((pos_weight - 1) log(1 + e^-x) - x) / n. weight and pos_weight
+        are constants.
     Notes:
         NaN propagates. The mean of nothing is NaN.
     Raises:
         ShapeError: target or a weight of another shape.
+        DtypeError: integer x, or float32 mixed with float64.
+        GraphError: a weight that requires a gradient.
+        ArgumentError: an unknown reduction.
 
     >>> import minidl as md
     >>> md.binary_cross_entropy_with_logits(md.tensor([0.0, 1000.0]), md.tensor([1.0, 0.0]), reduction="none")
@@ -531,15 +543,18 @@ def focal_loss(x: Any, target: Any, alpha: float = 0.25, gamma: float = 2.0, red
     Shape:
         x and target of one shape; the loss is 0-d, with reduction="none" of that shape.
     Gradient:
-        dL/dx = b (q^gamma (s - target) + gamma q^(gamma-1) (1 - 2 target) s (1 - s) e) / n for the mean over n elements.
+        dL/dx = b (q^gamma (s - target) + gamma q^(gamma-1) (1 - 2 target) s (1 - s) e) / n for the mean over n elements;
+        dL/dtarget = (b (gamma q^(gamma-1) (1 - 2 s) e - q^gamma x) + (2 alpha - 1) q^gamma e) / n, without the last
+        summand for negative alpha.
     Notes:
         gamma=0 and alpha=-1 give ``binary_cross_entropy_with_logits``. The formula is that of
         torchvision.ops.sigmoid_focal_loss, whose default reduction is "none". The mean of nothing is NaN.
     Raises:
         ShapeError: target of another shape.
-        ArgumentError: negative gamma, alpha above 1.
+        ArgumentError: negative gamma, alpha above 1, an unknown reduction.
+        DtypeError: integer x, or float32 mixed with float64.
     Source:
-        Lin et al., "Focal Loss for Dense Object Detection", 2017.
+        Lin, Goyal, Girshick, He and Dollár, "Focal Loss for Dense Object Detection", 2017.
 
     >>> import minidl as md
     >>> md.focal_loss(md.tensor([0.0, 4.0]), md.tensor([1.0, 1.0]), reduction="none")

@@ -115,6 +115,7 @@ def _batch_samples(draw: Draw) -> list[Sample]:
         Sample(draw.normal(4, 3), None, None, None, draw.normal(3), training=True, name="bias only"),
         Sample(draw.normal(2, 3, 2, 2), *stats, draw.positive(3), draw.normal(3), grad=(0, 3, 4), name="running"),
         Sample(draw.normal(2, 3), *stats, draw.positive(3), None, False, 0.3, 1e-3, grad=(0, 3), name="running arguments"),
+        Sample(draw.normal(1, 1), draw.normal(1), draw.positive(1), grad=(0,), name="running, one value"),
         Sample(draw.normal(0, 3, 2, 2), None, None, draw.positive(3), training=True, name="empty"),
     ]
 
@@ -196,8 +197,11 @@ def batch_norm(
     Raises:
         ShapeError: one value per channel in training, which has no variance; vectors of another length than C.
         ArgumentError: running statistics missing when not training; negative eps.
+        DtypeError: integer x, mixed dtypes, or running statistics in training that are no tensors.
+        GraphError: running statistics that require a gradient.
     Source:
-        Ioffe and Szegedy, "Batch Normalization", 2015.
+        Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+        Shift", 2015.
 
     >>> import minidl as md
     >>> md.batch_norm(md.tensor([[0.0, 10.0], [2.0, 30.0]]), training=True).numpy().round(3)
@@ -287,6 +291,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     Raises:
         ArgumentError: num_groups does not divide C; negative eps.
         ShapeError: vectors of another length than C; a single value, which has no variance.
+        DtypeError: integer x, or float32 mixed with float64.
     Source:
         Wu and He, "Group Normalization", 2018.
 
@@ -384,8 +389,10 @@ def instance_norm(
     Raises:
         ShapeError: a single position, which has no variance; vectors of another length than C.
         ArgumentError: running statistics missing for use_input_stats=False; negative eps.
+        DtypeError: integer x, mixed dtypes, or running statistics to update that are no tensors.
+        GraphError: running statistics that require a gradient.
     Source:
-        Ulyanov, Vedaldi and Lempitsky, "Instance Normalization", 2016.
+        Ulyanov, Vedaldi and Lempitsky, "Instance Normalization: The Missing Ingredient for Fast Stylization", 2016.
 
     >>> import minidl as md
     >>> md.instance_norm(md.tensor([[[0.0, 2.0], [10.0, 30.0]]])).numpy().round(3)
@@ -484,6 +491,7 @@ def layer_norm(
     Raises:
         ShapeError: x does not end in normalized_shape; weight or bias of another shape.
         ArgumentError: negative eps.
+        DtypeError: integer x, or float32 mixed with float64.
     Source:
         Ba, Kiros and Hinton, "Layer Normalization", 2016.
 

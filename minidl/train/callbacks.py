@@ -29,6 +29,11 @@ class State:
         batch: the last finished batch of this epoch, counted from 1.
         logs: after a batch, loss and accuracy so far in this epoch; after an epoch, its row of the history.
         stop: set it to True to end training after this batch or epoch.
+
+    >>> import minidl as md
+    >>> state = md.train.State(model=None, optimizer=None, epochs=3)
+    >>> state.epoch, state.epochs, state.stop
+    (0, 3, False)
     """
 
     model: Module
@@ -105,7 +110,11 @@ class History(Callback, Sequence):
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def column(self, name: str) -> list[float]:
-        """One column, an entry per epoch; NaN where an epoch lacks it."""
+        """One column, an entry per epoch; NaN where an epoch lacks it.
+
+        Raises:
+            ArgumentError: a column that no row has.
+        """
         if name not in self.columns:
             raise ArgumentError.of("History.column", f"one of {', '.join(self.columns) or 'no columns'}", repr(name))
         return [row.get(name, math.nan) for row in self.rows]
@@ -122,6 +131,16 @@ class Progress(Callback):
     """A bar that runs through each epoch, where standard error is a terminal, and one printed line per epoch.
 
     The line: ``epoch 3/10  loss 0.1234  accuracy 0.9650  val_loss 0.1300  val_accuracy 0.9610  12,345 images/s``.
+
+    >>> import numpy as np
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> model = nn.Linear(2, 2, rng=0)
+    >>> optimizer = md.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = [(np.eye(2, dtype=np.float32), np.array([0, 1]))]
+    >>> _ = md.fit(model, batches, optimizer, epochs=2, callbacks=[md.train.Progress()])
+    epoch 1/2  loss ...  accuracy ...  ... images/s
+    epoch 2/2  loss ...  accuracy ...  ... images/s
     """
 
     def __init__(self) -> None:
@@ -193,6 +212,21 @@ class EarlyStopping(Callback):
 
     Attributes:
         best_epoch: the epoch of the best value, 0 before the first.
+
+    Raises:
+        ArgumentError: patience below 1, a negative min_delta, a column whose better end cannot be told from its name.
+    Source:
+        Prechelt, "Early Stopping - But When?", 1998.
+
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> state = md.train.State(nn.Linear(2, 1), optimizer=None, epochs=9)
+    >>> stopping = md.train.EarlyStopping("loss", patience=2)
+    >>> for loss in (0.5, 0.4, 0.6, 0.7):  # as fit does
+    ...     state.epoch, state.logs = state.epoch + 1, {"loss": loss}
+    ...     stopping.on_epoch_end(state)
+    >>> state.stop, stopping.best_epoch
+    (True, 2)
     """
 
     def __init__(
@@ -242,6 +276,23 @@ class Checkpoint(Callback):
         monitor: the column of the history that says which epoch is best.
         save_best_only: save only epochs that are better than all before.
         mode: "min" or "max"; None takes "min" for names that end in "loss" and "max" for those in "accuracy".
+
+    Raises:
+        ArgumentError: a column that the history lacks, or whose better end cannot be told from its name.
+
+    >>> import os, tempfile
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "runs", "best.safetensors")
+    ...     checkpoint = md.train.Checkpoint(path, monitor="loss", save_best_only=True)
+    ...     state = md.train.State(nn.Linear(2, 1), optimizer=None, epochs=2)
+    ...     checkpoint.on_train_begin(state)
+    ...     for loss in (0.25, 0.5):  # as fit does
+    ...         state.epoch, state.logs = state.epoch + 1, {"epoch": state.epoch + 1, "loss": loss}
+    ...         checkpoint.on_epoch_end(state)
+    ...     md.io.load_metadata(path)["epoch"]
+    '1'
     """
 
     def __init__(
@@ -271,6 +322,19 @@ class Schedule(Callback):
         scheduler: one of ``minidl.optim``'s schedules, or anything with ``step()``.
         every: "epoch" or "batch"; which of them the schedule was made for.
         monitor: a column of the history to pass to ``step(value)``, as ReduceLROnPlateau wants; only for "epoch".
+
+    Raises:
+        ArgumentError: another word for every, a monitor with every='batch', a column that the history lacks.
+
+    >>> import numpy as np
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> model = nn.Linear(2, 2, rng=0)
+    >>> optimizer = md.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = [(np.eye(2, dtype=np.float32), np.array([0, 1]))]
+    >>> schedule = md.train.Schedule(md.optim.StepLR(optimizer, step_size=1, gamma=0.5))
+    >>> md.fit(model, batches, optimizer, epochs=3, callbacks=[schedule]).column("lr")
+    [0.1, 0.05, 0.025]
     """
 
     def __init__(self, scheduler: Any, every: str = "epoch", monitor: str | None = None) -> None:

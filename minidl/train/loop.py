@@ -32,6 +32,17 @@ class NonFiniteLoss(Located, FloatingPointError):
     """The loss became NaN or infinite.
 
     The parameters are those from before the batch (running statistics have seen it); ``history`` holds the epochs before.
+
+    >>> import numpy as np
+    >>> import minidl as md
+    >>> from minidl import nn
+    >>> model = nn.Linear(2, 1, rng=0)
+    >>> batches = [(np.full((4, 2), np.nan, np.float32), np.zeros((4, 1), np.float32))]
+    >>> try:
+    ...     md.fit(model, batches, md.optim.SGD(model.parameters(), lr=0.1), md.mse_loss)
+    ... except md.train.NonFiniteLoss as error:
+    ...     print(error)
+    fit: expected a finite loss, got nan in epoch 1, batch 1. Try a smaller learning rate, ...
     """
 
     history: History
@@ -143,6 +154,12 @@ def evaluate(model: Module, batches: Iterable, loss: Loss = cross_entropy) -> di
 
     Arguments as for ``fit``. The model's mode is afterwards what it was before.
 
+    Returns:
+        ``{"loss": ..., "accuracy": ...}``, without accuracy where there are no class labels.
+    Raises:
+        ArgumentError: no batches, or batches that are no pairs.
+        ShapeError: x and y of different lengths, or a loss that is not one number.
+
     >>> import numpy as np
     >>> import minidl as md
     >>> from minidl import nn
@@ -167,9 +184,12 @@ def predict(model: Module, batches: Any, batch_size: int = 128) -> np.ndarray:
             iterable of batches: inputs x, or pairs (x, y), of which y is not used.
         batch_size: examples at a time; has no effect on an iterable.
 
+    Returns:
+        (N, ...), a row per example, in the examples' order.
     Raises:
         ArgumentError: an iterable without batches.
         ShapeError: an output that does not have one row per example.
+        DtypeError: a model that returns something else than one tensor.
 
     >>> import numpy as np
     >>> import minidl as md
@@ -274,6 +294,6 @@ def _tensor(value: Any, model: Module) -> Tensor:
     device = "cpu" if parameter is None else parameter.device
     if isinstance(value, Tensor):
         return value.to(device)
-    if backend.is_array(value) and (value.dtype in backend.FLOATS or value.dtype.kind in "iub"):
+    if backend.is_array(value) and (value.dtype in backend.FLOATS or (value.dtype.kind in "iub" and value.dtype.isnative)):
         return Tensor.wrap(backend.to_device(value, device))
     return Tensor(value, device=device)

@@ -39,6 +39,9 @@ def accuracy(outputs: Any, labels: Any, ignore_index: int = -100) -> float:
 def top_k_accuracy(outputs: Any, labels: Any, k: int = 5, ignore_index: int = -100) -> float:
     """The share of labels that are among the k highest outputs; all else as for ``accuracy``.
 
+    Raises:
+        ArgumentError: k below 1 or above the number of classes.
+
     >>> import minidl as md
     >>> md.train.top_k_accuracy([[0.1, 0.5, 0.4], [0.6, 0.3, 0.1]], [2, 2], k=2)
     0.5

@@ -22,7 +22,6 @@ several small images. Weights are packed into panels as wide as a tile, so that 
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,9 +30,9 @@ import numpy as np
 from minidl.kernels.cpu._jit import parallel, prange, serial, threads
 from minidl.kernels.cpu._tile import NARROW, WIDE, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
 from minidl.kernels.generic.conv import Pair, Padding, conv_size
-from minidl.memory import aligned_empty, empty
+from minidl.memory import empty
 
-__all__ = ["correlate", "forward_axis", "gradient_axes", "pack", "weight_gradient"]
+__all__ = ["correlate", "forward_axis", "gradient_axes", "weight_gradient"]
 
 PIECE_PIXELS = 256  # output pixels worked on at a time
 PIECE_BYTES = 1 << 18  # of the copy with zeros around that a piece may need
@@ -131,20 +130,267 @@ def tables(
         *(h.start, h.stride, w.start, lines, columns, int(copied)),
         *(OH * OW * O, (h.first * OW + w.first) * O, h.step * OW * O),
     )
-    read_only = [np.ascontiguousarray(a, np.intp) for a in (pixel, tap, out)]
-    for a in read_only:
-        a.flags.writeable = False
-    return Tables(*read_only, numbers, images * lines * columns * C if copied else 0, -(-N // images) * bands)
+    arrays = (np.ascontiguousarray(a, np.intp) for a in (pixel, tap, out))
+    return Tables(*arrays, numbers, images * lines * columns * C if copied else 0, -(-N // images) * bands)
 
 
-def weight_positions(w_shape: tuple[int, ...], h: Axis, w: Axis, transposed: bool) -> np.ndarray:
-    """Where in a group's (KH, KW, C/G, O) weights the k-th value of a window has its first weight.
+@lru_cache(maxsize=1024)
+def weight_positions(w_shape: tuple[int, ...], h: Axis, w: Axis, transposed: int) -> np.ndarray:
+    """Where in (KH, KW, C/G, O) weights the k-th value of a window has its first weight.
 
-    The values of a window are its (kh, kw, c); or, transposed, (kh, kw, o), of windows on gy.
+    The values of a window are its (kh, kw, c); or, for the gradient, the (kh, kw, o) of a window on gy, with as many
+    channels o as a group has (``transposed``).
     """
     _, KW, CG, O = w_shape
-    taps = (np.add.outer(np.array(h.taps, int) * KW, np.array(w.taps, int)) * CG * O).reshape(-1)
-    return taps, O if not transposed else 1
+    taps = np.add.outer(np.array(h.taps, int) * KW, np.array(w.taps, int)).reshape(-1) * (CG * O)
+    return np.add.outer(taps, np.arange(transposed) if transposed else np.arange(CG) * O).reshape(-1)
 
 
 # ---------------------------------------------------------------------------------------- kernels
+
+
+@serial
+def _sums(shape, x, pixel, tap, w, step, start, y, out, columns, add):
+    """y[out[p] + c] = start[c] + sum over k of x[pixel[p] + tap[k]] * w[k * step + c], for c < columns; or added to y."""
+    last = pixel.size - 1
+    for p in range(0, pixel.size, shape.rows):
+        rows = tile_offsets(shape, pixel, p, last)
+        tile = tile_start(shape, start)
+        at = 0
+        for k in range(tap.size):
+            tile = tile_fma(tile, x, rows, tap[k], w, at)
+            at += step
+        if add:
+            tile_add(tile, y, tile_offsets(shape, out, p, last), pixel.size - p, columns)
+        else:
+            tile_store(tile, y, tile_offsets(shape, out, p, last), pixel.size - p, columns)
+
+
+@serial
+def panel(x, pixel, tap, w, step, start, y, out, columns, add, lanes):
+    """``_sums`` by the tile that fits."""
+    if columns > lanes:
+        _sums(WIDE, x, pixel, tap, w, step, start, y, out, columns, add)
+    else:
+        _sums(NARROW, x, pixel, tap, w, step, start, y, out, columns, add)
+
+
+@serial
+def panel_width(columns, lanes):
+    """How wide the next panel is, when so many columns are left."""
+    return WIDE.vectors * lanes if columns > lanes else lanes
+
+
+@serial
+def pack(w, position, step, columns, packed, lanes):
+    """Panels of the weights w[position[k] + c * step]: packed[panel][k][c], with zeros after the last column."""
+    depth = position.size
+    for first in range(0, columns, WIDE.vectors * lanes):
+        width = panel_width(columns - first, lanes)
+        used = min(width, columns - first)
+        block = packed[first * depth : (first + width) * depth]
+        if used < width:
+            block[:] = 0
+        if step == 1:
+            for k in range(depth):
+                source = w[position[k] + first :]
+                row = block[k * width : k * width + used]
+                for c in range(used):
+                    row[c] = source[c]
+        else:
+            for c in range(used):
+                source = w[(first + c) * step :]
+                for k in range(depth):
+                    block[k * width + c] = source[position[k]]
+
+
+@serial
+def _copy_piece(x, n, images, line, lines, column, columns, H, W, C, copy):
+    """Copy rows ``line`` to ``line + lines`` and columns ``column`` to ``column + columns`` of images; zeros lie around them."""
+    left = min(max(-column, 0), columns)
+    right = max(min(W - column, columns), left)
+    for i in range(images * lines):
+        row = copy[i * columns * C : (i + 1) * columns * C]
+        h = line + i % lines
+        if h < 0 or h >= H:
+            row[:] = 0
+            continue
+        row[: left * C] = 0
+        row[right * C :] = 0
+        inside = row[left * C : right * C]
+        source = x[(((n + i // lines) * H + h) * W + column + left) * C :][: inside.size]
+        for k in range(inside.size):
+            inside[k] = source[k]
+
+
+@serial
+def _piece(x, copy, numbers, piece):
+    """What a piece reads (x itself from some place on, or a copy with zeros around), its pixels, its place in y."""
+    N, H, W, C, images, rows, bands, height, width = numbers[:9]
+    line, stride, column, lines, columns, copied = numbers[9:15]
+    n, row = piece // bands * images, piece % bands * rows
+    images, rows = min(images, N - n), min(rows, height - row)
+    line += row * stride
+    if copied:
+        _copy_piece(x, n, images, line, lines, column, columns, H, W, C, copy)
+        source = copy
+    else:
+        source = x[((n * H + line) * W + column) * C :]
+    return source, images * rows * width, n * numbers[15] + numbers[16] + row * numbers[17]
+
+
+@serial
+def _correlate(x, w, start, y, pixel, tap, out, numbers, groups, OG, lanes, copy, first, last):
+    """Some pieces of a convolution. w and start are packed panels, for each group of OG columns."""
+    CG = numbers[3] // groups
+    padded = start.size // groups
+    for piece in range(first, last):
+        source, pixels, at = _piece(x, copy, numbers, piece)
+        for g in range(groups):
+            for o in range(0, OG, WIDE.vectors * lanes):
+                width, columns = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
+                place = g * padded + o
+                weights, results = w[place * tap.size :], y[at + g * OG + o :]
+                panel(
+                    *(source[g * CG :], pixel[:pixels], tap, weights, width),
+                    *(start[place:], results, out[:pixels], columns, False, lanes),
+                )
+
+
+@parallel
+def _correlate_parallel(x, w, start, y, pixel, tap, out, numbers, groups, OG, lanes, copy, pieces, parts):
+    for t in prange(parts):
+        first, last = t * pieces // parts, (t + 1) * pieces // parts
+        _correlate(x, w, start, y, pixel, tap, out, numbers, groups, OG, lanes, copy[t], first, last)
+
+
+@serial
+def _weight_gradient(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, lanes, copy, panels, first, last):
+    """Some pieces of the gradients, added to gw if it is not empty and to gb[0] if that is not empty (gb[1] is for its sums)."""
+    CG, OG = numbers[3] // groups, O // groups
+    zeros = panels[: WIDE.vectors * lanes]
+    zeros[:] = 0
+    for piece in range(first, last):
+        source, pixels, at = _piece(x, copy, numbers, piece)
+        gradients = gy[at : at + pixels * O]
+        if gw.size:
+            for g in range(groups):
+                for o in range(0, OG, WIDE.vectors * lanes):
+                    width, columns = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
+                    packed = gradients
+                    if width != O:
+                        packed = panels[zeros.size :]
+                        pack(gradients[g * OG + o :], out[:pixels], 1, columns, packed, lanes)
+                    results = gw[g * OG + o :]
+                    panel(source[g * CG :], tap, pixel[:pixels], packed, width, zeros, results, w_out, columns, True, lanes)
+        if gb.size:
+            total, part = gb[0], gb[1]  # summed per piece first: one long running sum would lose digits
+            part[:] = 0
+            for p in range(pixels):
+                row = gradients[p * O : (p + 1) * O]
+                for o in range(O):
+                    part[o] += row[o]
+            for o in range(O):
+                total[o] += part[o]
+
+
+@parallel
+def _weight_gradient_parallel(
+    x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, lanes, copy, panels, pieces, parts
+):
+    for t in prange(parts):
+        first, last = t * pieces // parts, (t + 1) * pieces // parts
+        _weight_gradient(
+            *(x, gy, gw[t], gb[t], pixel, tap, out, w_out, numbers),
+            *(groups, O, lanes, copy[t], panels[t], first, last),
+        )
+
+
+# ---------------------------------------------------------------------------------------- calls
+
+
+def aligned(count: int, dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that begins with a cache line, so that no vector of a panel lies across two."""
+    raw = empty((count + 64 // dtype.itemsize,), dtype)
+    begin = -raw.__array_interface__["data"][0] % 64 // dtype.itemsize
+    return raw[begin : begin + count]
+
+
+def padded(columns: int, lanes: int) -> int:
+    """The columns of all panels together."""
+    width = WIDE.vectors * lanes
+    full = columns // width * width
+    return full if full == columns else full + (width if columns - full > lanes else lanes)
+
+
+def _room(parts: int, count: int, dtype: np.dtype) -> np.ndarray:
+    """Scratch for each thread, in cache lines of its own."""
+    count = -(-count // 16) * 16
+    return aligned(parts * count, dtype).reshape(parts, count)
+
+
+def correlate(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, h: Axis, v: Axis, groups: int, transposed: bool = False
+) -> None:
+    """y at the outputs of the axes = b + x correlated with w. x and y are (N, H, W, C), w is (KH, KW, C/G, O), all contiguous.
+
+    ``transposed``: the sum is over w's last axis, as the gradient of the input needs it.
+    """
+    vector, dtype = lanes(x.dtype), x.dtype
+    OG = y.shape[3] // groups
+    t = tables(len(x), x.shape[1:], y.shape[1:], h, v, groups, dtype.itemsize, _pixels(len(x), h, v))
+    step, group_step = (w.shape[3], x.shape[3] // groups) if transposed else (1, OG)
+    position = weight_positions(w.shape, h, v, group_step if transposed else 0)
+    columns = padded(OG, vector)
+    packed, start = aligned(groups * columns * position.size, dtype), np.zeros((groups, columns), dtype)
+    if b is not None:
+        start[:, :OG] = b.reshape(groups, OG)
+    w = w.reshape(-1)
+    for g in range(groups):
+        pack(w[g * group_step :], position, step, OG, packed[g * columns * position.size :], vector)
+    parts = min(threads(_work(len(x), h, v, position.size * y.shape[3])), max(t.pieces, 1))
+    copy = _room(parts, t.copies, dtype)
+    arguments = (x.reshape(-1), packed, start.reshape(-1), y.reshape(-1), t.pixel, t.tap, t.out, t.numbers, groups, OG, vector)
+    if parts == 1:
+        _correlate(*arguments, copy[0], 0, t.pieces)
+    else:
+        _correlate_parallel(*arguments, copy, t.pieces, parts)
+
+
+def weight_gradient(
+    gy: np.ndarray, x: np.ndarray | None, gw: np.ndarray | None, gb: np.ndarray | None, image: tuple, h: Axis, v: Axis, groups: int
+) -> None:
+    """Fill gw and gb, those that are not None, of a convolution of images (H, W, C); x is read for gw only."""
+    vector, dtype, O = lanes(gy.dtype), gy.dtype, gy.shape[3]
+    t = tables(len(gy), image, gy.shape[1:], h, v, groups, dtype.itemsize, _pixels(len(gy), h, v))
+    parts = min(threads(_work(len(gy), h, v, (1 if gw is None else t.tap.size) * O)), max(t.pieces, 1))
+    size = 0 if gw is None else gw.size
+    gws = empty((parts, size), dtype) if gw is None or parts > 1 else gw.reshape(1, size)
+    gws[...] = 0
+    gbs = np.zeros((parts, 2, 0 if gb is None else O), dtype)
+    # Without gw nothing is copied, and nothing read.
+    numbers = t.numbers if gw is not None else (*t.numbers[:14], 0, *t.numbers[15:])
+    source = np.empty(0, dtype) if x is None else x.reshape(-1)
+    copy = _room(parts, t.copies, dtype)
+    panels = _room(parts, WIDE.vectors * vector * (t.pixel.size + 1), dtype)
+    w_out = np.arange(0, t.tap.size * O, O)
+    arguments = (source, gy.reshape(-1))
+    tables_ = (t.pixel, t.tap, t.out, w_out, numbers, groups, O, vector)
+    if parts == 1:
+        _weight_gradient(*arguments, gws[0], gbs[0], *tables_, copy[0], panels[0], 0, t.pieces)
+    else:
+        _weight_gradient_parallel(*arguments, gws, gbs, *tables_, copy, panels, t.pieces, parts)
+        if gw is not None:
+            gws.sum(0, out=gw.reshape(-1))
+    if gb is not None:
+        gbs[:, 0].sum(0, out=gb)
+
+
+def _work(N: int, h: Axis, v: Axis, macs: int) -> int:
+    """The work of a convolution with so many multiply-adds for each pixel, for threads()."""
+    return N * h.count * v.count * macs // MACS_PER_ELEMENT
+
+
+def _pixels(N: int, h: Axis, v: Axis) -> int:
+    """The size of a piece: smaller when the batch would not give each thread several."""
+    return max(16, min(PIECE_PIXELS, N * h.count * v.count // 8))

@@ -107,7 +107,7 @@ def _forward(x, weight, bias, eps, given, mean, var, y):
     B, M, C = x.shape
     s, q = np.empty(C), np.empty(C)
     center, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    if M == 1 and mean.shape[1] == 1:
+    if M == 1 and mean.shape[1] == 1 and not given:
         for b in range(B):
             _forward_row(x[b, 0], weight, bias, eps, mean[b], var[b], y[b, 0])
         return
@@ -225,7 +225,7 @@ def _backward(gy, x, mean, var, weight, eps, given, want_gx, gx, gw, gb):
     s, q = np.empty(C), np.empty(C)
     center, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
     slope, offset = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    if M == 1 and mean.shape[1] == 1:
+    if M == 1 and mean.shape[1] == 1 and not given:
         for b in range(B):
             _backward_row(gy[b, 0], x[b, 0], mean[b], var[b], weight, eps, want_gx, gx[b, 0], gw, gb)
         return
