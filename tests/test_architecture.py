@@ -89,7 +89,7 @@ def test_kernel_packages_agree_on_signatures():
     from minidl.kernels import generic
 
     cpu = pytest.importorskip("minidl.kernels.cpu")
-    names = [name for name in dir(generic) if name.endswith(("_forward", "_backward", "_update"))]
+    names = [name for name in dir(generic) if name.endswith(("_forward", "_backward", "_update", "2im", "2col"))]
     assert names
     for name in names:
         ours, theirs = inspect.signature(getattr(generic, name)), inspect.signature(getattr(cpu, name))

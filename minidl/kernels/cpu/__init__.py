@@ -5,6 +5,7 @@ A name that has no compiled version is the generic one, so the package is always
 
 from minidl.kernels.generic import *  # isort: skip  (first: what follows replaces)
 from minidl.kernels.cpu.activation import *
+from minidl.kernels.cpu.columns import *
 from minidl.kernels.cpu.conv import *
 from minidl.kernels.cpu.linear import *
 from minidl.kernels.cpu.loss import *

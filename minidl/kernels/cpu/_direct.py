@@ -28,11 +28,13 @@ from typing import NamedTuple
 import numpy as np
 
 from minidl.kernels.cpu._jit import parallel, prange, serial, threads
-from minidl.kernels.cpu._tile import NARROW, WIDE, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
-from minidl.kernels.generic.conv import Pair, Padding, conv_size
+from minidl.kernels.cpu._tile import NARROW, WIDE, Shape, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
+from minidl.kernels.generic.conv import Pair, conv_size
 from minidl.memory import empty
 
-__all__ = ["correlate", "forward_axis", "gradient_axes", "weight_gradient"]
+__all__ = ["correlate", "forward_axis", "gradient_axes", "scatter", "weight_gradient"]
+
+WIDE_ROW, NARROW_ROW = Shape(1, WIDE.vectors), Shape(1, NARROW.vectors)  # to copy with
 
 PIECE_PIXELS = 256  # output pixels worked on at a time
 PIECE_BYTES = 1 << 18  # of the copy with zeros around that a piece may need
@@ -94,14 +96,21 @@ class Tables(NamedTuple):
     pixel: np.ndarray  # of the pixels of a piece, from where its input begins
     tap: np.ndarray  # of one group's values of a window
     out: np.ndarray  # of the pixels of a piece, from where its output begins
-    numbers: tuple[int, ...]  # the integers that ``_piece`` needs
+    numbers: tuple[int, ...]  # the integers that ``_where`` and ``_copy`` need
     copies: int  # elements of a copied piece; 0 when windows never reach beyond the image
     pieces: int  # in the batch
 
 
 @lru_cache(maxsize=1024)
 def tables(
-    N: int, image: tuple[int, int, int], out_image: tuple[int, int, int], h: Axis, w: Axis, groups: int, itemsize: int, pixels: int
+    N: int,
+    image: tuple[int, int, int],
+    out_image: tuple[int, int, int],
+    h: Axis,
+    w: Axis,
+    groups: int,
+    itemsize: int,
+    pixels: int,
 ) -> Tables:
     """Cut a batch into pieces of about ``pixels`` output pixels and note the positions."""
     (H, W, C), (OH, OW, O) = image, out_image
@@ -189,54 +198,65 @@ def pack(w, position, step, columns, packed, lanes):
         width = panel_width(columns - first, lanes)
         used = min(width, columns - first)
         block = packed[first * depth : (first + width) * depth]
+        if step == 1 and used == width:
+            for k in range(depth):
+                source, here = w[position[k] + first :], block[k * width :]
+                if width > lanes:
+                    tile_store(tile_start(WIDE_ROW, source), here, (0,), 1, width)
+                else:
+                    tile_store(tile_start(NARROW_ROW, source), here, (0,), 1, width)
+            continue
         if used < width:
             block[:] = 0
-        if step == 1:
+        for c in range(used):
+            source = w[(first + c) * step :]
             for k in range(depth):
-                source = w[position[k] + first :]
-                row = block[k * width : k * width + used]
-                for c in range(used):
-                    row[c] = source[c]
-        else:
-            for c in range(used):
-                source = w[(first + c) * step :]
-                for k in range(depth):
-                    block[k * width + c] = source[position[k]]
+                block[k * width + c] = source[position[k]]
 
 
 @serial
-def _copy_piece(x, n, images, line, lines, column, columns, H, W, C, copy):
-    """Copy rows ``line`` to ``line + lines`` and columns ``column`` to ``column + columns`` of images; zeros lie around them."""
+def _where(numbers, piece):
+    """The first image of a piece, its number of images, the first row it reads, its pixels, and where its output begins."""
+    N, _, _, _, images, rows, bands, height, width, line, stride = numbers[:11]
+    n, row = piece // bands * images, piece % bands * rows
+    images, rows = min(images, N - n), min(rows, height - row)
+    return n, images, line + row * stride, images * rows * width, n * numbers[15] + numbers[16] + row * numbers[17]
+
+
+@serial
+def _copy(x, copy, numbers, n, images, line, back):
+    """Copy what a piece reads, with zeros around the images; or, ``back``, add the copy to the images."""
+    H, W, C = numbers[1:4]
+    column, lines, columns = numbers[11:14]
     left = min(max(-column, 0), columns)
     right = max(min(W - column, columns), left)
     for i in range(images * lines):
         row = copy[i * columns * C : (i + 1) * columns * C]
+        inside = row[left * C : right * C]
         h = line + i % lines
         if h < 0 or h >= H:
-            row[:] = 0
+            if not back:
+                row[:] = 0
             continue
-        row[: left * C] = 0
-        row[right * C :] = 0
-        inside = row[left * C : right * C]
-        source = x[(((n + i // lines) * H + h) * W + column + left) * C :][: inside.size]
-        for k in range(inside.size):
-            inside[k] = source[k]
+        there = x[(((n + i // lines) * H + h) * W + column + left) * C :][: inside.size]
+        if back:
+            for k in range(inside.size):
+                there[k] += inside[k]
+        else:
+            row[: left * C] = 0
+            row[right * C :] = 0
+            for k in range(inside.size):
+                inside[k] = there[k]
 
 
 @serial
-def _piece(x, copy, numbers, piece):
-    """What a piece reads (x itself from some place on, or a copy with zeros around), its pixels, its place in y."""
-    N, H, W, C, images, rows, bands, height, width = numbers[:9]
-    line, stride, column, lines, columns, copied = numbers[9:15]
-    n, row = piece // bands * images, piece % bands * rows
-    images, rows = min(images, N - n), min(rows, height - row)
-    line += row * stride
-    if copied:
-        _copy_piece(x, n, images, line, lines, column, columns, H, W, C, copy)
-        source = copy
-    else:
-        source = x[((n * H + line) * W + column) * C :]
-    return source, images * rows * width, n * numbers[15] + numbers[16] + row * numbers[17]
+def _read(x, copy, numbers, n, images, line):
+    """What the tables of a piece count from: a place in x itself, or in its copy."""
+    _, H, W, C = numbers[:4]
+    if numbers[14]:
+        _copy(x, copy, numbers, n, images, line, False)
+        return copy
+    return x[((n * H + line) * W + numbers[11]) * C :]
 
 
 @serial
@@ -245,7 +265,8 @@ def _correlate(x, w, start, y, pixel, tap, out, numbers, groups, OG, lanes, copy
     CG = numbers[3] // groups
     padded = start.size // groups
     for piece in range(first, last):
-        source, pixels, at = _piece(x, copy, numbers, piece)
+        n, images, line, pixels, at = _where(numbers, piece)
+        source = _read(x, copy, numbers, n, images, line)
         for g in range(groups):
             for o in range(0, OG, WIDE.vectors * lanes):
                 width, columns = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
@@ -271,9 +292,10 @@ def _weight_gradient(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, 
     zeros = panels[: WIDE.vectors * lanes]
     zeros[:] = 0
     for piece in range(first, last):
-        source, pixels, at = _piece(x, copy, numbers, piece)
+        n, images, line, pixels, at = _where(numbers, piece)
         gradients = gy[at : at + pixels * O]
         if gw.size:
+            source = _read(x, copy, numbers, n, images, line)
             for g in range(groups):
                 for o in range(0, OG, WIDE.vectors * lanes):
                     width, columns = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
@@ -295,14 +317,57 @@ def _weight_gradient(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, 
 
 
 @parallel
-def _weight_gradient_parallel(
-    x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, lanes, copy, panels, pieces, parts
-):
+def _weight_gradient_parallel(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, lanes, copy, panels, pieces, parts):
     for t in prange(parts):
         first, last = t * pieces // parts, (t + 1) * pieces // parts
         _weight_gradient(
             *(x, gy, gw[t], gb[t], pixel, tap, out, w_out, numbers),
             *(groups, O, lanes, copy[t], panels[t], first, last),
+        )
+
+
+@serial
+def _scatter(gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, groups, run, lanes, copy, windows, first, last):
+    """gx of some images: what each pixel of gy gives to its window (a line of ``windows``) is added there.
+
+    ``run`` values of a window lie side by side.
+    """
+    N, H, W, C, images = numbers[:5]
+    bands, depth, OG, CG = numbers[6], tap.size, channel.size, numbers[3] // groups
+    gx[first * images * H * W * C : min(last * images, N) * H * W * C] = 0
+    padded = w.size // (groups * OG)
+    for piece in range(first * bands, last * bands):
+        n, count, line, pixels, at = _where(numbers, piece)
+        target = copy
+        if numbers[14]:
+            copy[:] = 0
+        else:
+            target = gx[((n * H + line) * W + numbers[11]) * C :]
+        for g in range(groups):
+            for k in range(0, depth, WIDE.vectors * lanes):
+                width, columns = panel_width(depth - k, lanes), min(depth - k, WIDE.vectors * lanes)
+                panel(
+                    *(gy[at + g * OG :], out[:pixels], channel, w[(g * padded + k) * OG :], width),
+                    *(zeros, windows[k:], line_start[:pixels], columns, False, lanes),
+                )
+            for p in range(pixels):
+                for k in range(0, depth, run):
+                    give = windows[p * depth + k : p * depth + k + run]
+                    take = target[pixel[p] + tap[k] + g * CG :]
+                    for c in range(give.size):
+                        take[c] += give[c]
+        if numbers[14]:
+            _copy(gx, copy, numbers, n, count, line, True)
+
+
+@parallel
+def _scatter_parallel(
+    gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, groups, run, lanes, copy, windows, units, parts
+):
+    for t in prange(parts):
+        _scatter(
+            *(gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, groups, run, lanes),
+            *(copy[t], windows[t], t * units // parts, (t + 1) * units // parts),
         )
 
 
@@ -358,7 +423,14 @@ def correlate(
 
 
 def weight_gradient(
-    gy: np.ndarray, x: np.ndarray | None, gw: np.ndarray | None, gb: np.ndarray | None, image: tuple, h: Axis, v: Axis, groups: int
+    gy: np.ndarray,
+    x: np.ndarray | None,
+    gw: np.ndarray | None,
+    gb: np.ndarray | None,
+    image: tuple,
+    h: Axis,
+    v: Axis,
+    groups: int,
 ) -> None:
     """Fill gw and gb, those that are not None, of a convolution of images (H, W, C); x is read for gw only."""
     vector, dtype, O = lanes(gy.dtype), gy.dtype, gy.shape[3]
@@ -368,14 +440,12 @@ def weight_gradient(
     gws = empty((parts, size), dtype) if gw is None or parts > 1 else gw.reshape(1, size)
     gws[...] = 0
     gbs = np.zeros((parts, 2, 0 if gb is None else O), dtype)
-    # Without gw nothing is copied, and nothing read.
-    numbers = t.numbers if gw is not None else (*t.numbers[:14], 0, *t.numbers[15:])
     source = np.empty(0, dtype) if x is None else x.reshape(-1)
     copy = _room(parts, t.copies, dtype)
     panels = _room(parts, WIDE.vectors * vector * (t.pixel.size + 1), dtype)
     w_out = np.arange(0, t.tap.size * O, O)
     arguments = (source, gy.reshape(-1))
-    tables_ = (t.pixel, t.tap, t.out, w_out, numbers, groups, O, vector)
+    tables_ = (t.pixel, t.tap, t.out, w_out, t.numbers, groups, O, vector)
     if parts == 1:
         _weight_gradient(*arguments, gws[0], gbs[0], *tables_, copy[0], panels[0], 0, t.pieces)
     else:
@@ -384,6 +454,32 @@ def weight_gradient(
             gws.sum(0, out=gw.reshape(-1))
     if gb is not None:
         gbs[:, 0].sum(0, out=gb)
+
+
+def scatter(gy: np.ndarray, w: np.ndarray, gx: np.ndarray, h: Axis, v: Axis, groups: int) -> None:
+    """Fill gx, (N, H, W, C), by windows that are computed whole and then added up: col2im, a piece at a time.
+
+    The axes are those of the convolution. The better form when images have few channels, because here the values of a
+    window stand in the tile's columns and not the channels; and when a large stride makes many phases.
+    """
+    vector, dtype, O = lanes(gy.dtype), gy.dtype, gy.shape[3]
+    OG, depth = O // groups, w[..., 0].size
+    t = tables(len(gy), gx.shape[1:], gy.shape[1:], h, v, groups, dtype.itemsize, _pixels(len(gy), h, v))
+    channel, size = np.arange(OG), padded(depth, vector) * OG
+    packed = aligned(groups * size, dtype)
+    for g in range(groups):
+        pack(w.reshape(-1)[g * OG :], channel, O, depth, packed[g * size :], vector)
+    run = w.shape[1] * w.shape[2] if groups == 1 and v.offsets == v.taps else w.shape[2]
+    units = t.pieces // t.numbers[6]  # several images, or the bands of one: no two threads add to the same place
+    parts = min(threads(_work(len(gy), h, v, depth * O)), max(units, 1))
+    copy, windows = _room(parts, t.copies, dtype), _room(parts, t.pixel.size * depth, dtype)
+    line_start = np.arange(0, t.pixel.size * depth, depth)
+    zeros = np.zeros(WIDE.vectors * vector, dtype)
+    arguments = (gy.reshape(-1), packed, zeros, gx.reshape(-1), t.pixel, t.tap, t.out, channel, line_start, t.numbers)
+    if parts == 1:
+        _scatter(*arguments, groups, run, vector, copy[0], windows[0], 0, units)
+    else:
+        _scatter_parallel(*arguments, groups, run, vector, copy, windows, units, parts)
 
 
 def _work(N: int, h: Axis, v: Axis, macs: int) -> int:

@@ -1,6 +1,7 @@
 """The textbook kernels: every formula on NumPy's interface, for NumPy and CuPy arrays alike."""
 
 from minidl.kernels.generic.activation import *
+from minidl.kernels.generic.columns import *
 from minidl.kernels.generic.conv import *
 from minidl.kernels.generic.dropout import *
 from minidl.kernels.generic.elementwise import *
