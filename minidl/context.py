@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
+
+F = TypeVar("F")
 
 
 class _State(threading.local):
@@ -31,13 +33,9 @@ class _GradMode(ContextDecorator):
 
     def __new__(cls, function: Callable | None = None) -> Any:
         """``@no_grad`` means the same as ``@no_grad()``."""
-        mode = super().__new__(cls)
-        if function is None:
-            return mode
-        mode.__init__()
-        return mode(function)
+        return super().__new__(cls) if function is None else cls()(function)
 
-    def __init__(self) -> None:
+    def __init__(self, function: Callable | None = None) -> None:
         self._outer: list[bool] = []  # a stack, so that one instance may be entered more than once
 
     def __enter__(self) -> None:
@@ -50,10 +48,10 @@ class _GradMode(ContextDecorator):
     def _recreate_cm(self) -> _GradMode:
         return type(self)()  # one for each call of a decorated function, which may run in several threads
 
-    def __call__(self, function: Any) -> Any:
+    def __call__(self, function: F) -> F:  # type: ignore[override]
         """Decorate a function; a generator function runs in this mode from one ``yield`` to the next."""
         if not inspect.isgeneratorfunction(function):
-            return super().__call__(function)
+            return super().__call__(function)  # type: ignore[type-var]
 
         @wraps(function)
         def generator(*args: Any, **options: Any) -> Any:
@@ -68,7 +66,7 @@ class _GradMode(ContextDecorator):
             finally:
                 steps.close()
 
-        return generator
+        return generator  # type: ignore[return-value]
 
 
 class no_grad(_GradMode):

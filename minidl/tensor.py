@@ -471,7 +471,10 @@ class Tensor:
 
     if TYPE_CHECKING:  # the operations become methods in minidl.ops; this tells type checkers and editors
 
-        def __getattr__(self, name: str) -> Any: ...
+        T: Tensor
+
+        def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
+        def split(self, indices_or_sections: Any, axis: int = 0) -> list[Tensor]: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
         def __mul__(self, other: Any) -> Tensor: ...
@@ -578,7 +581,11 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
         if node.retain is not None and (tensor := node.retain()) is not None:
             tensor._grad = Tensor.wrap(gy.copy())
         _check_alive(node)
-        incoming = node.function.backward(node, gy)
+        try:
+            incoming = node.function.backward(node, gy)
+        except Exception as error:
+            error.add_note(f"in the backward of {_place(node)}")
+            raise
         edges = node.edges
         if not retain_graph:
             node.saved = None

@@ -19,8 +19,7 @@ from minidl.registry import OPS
 
 try:
     from minidl.kernels import cpu
-    from minidl.kernels.cpu import _jit
-    from minidl.kernels.cpu import conv as cpu_conv
+    from minidl.kernels.cpu import _direct, _jit
 
     PACKAGES = [generic, cpu]
 except ImportError:  # no Numba
@@ -48,15 +47,15 @@ def small_blocks(block_bytes, parallel):
     outer = generic_conv.BLOCK_BYTES
     generic_conv.BLOCK_BYTES = block_bytes
     if len(PACKAGES) == 2:
-        cpu_conv.BLOCK_BYTES = block_bytes
-        least = _jit.PARALLEL_MIN
+        pixels, least = _direct.PIECE_PIXELS, _jit.PARALLEL_MIN
+        _direct.PIECE_PIXELS = min(block_bytes // 100 + 1, pixels)
         _jit.PARALLEL_MIN = 1 if parallel else least
     try:
         yield
     finally:
         generic_conv.BLOCK_BYTES = outer
         if len(PACKAGES) == 2:
-            cpu_conv.BLOCK_BYTES, _jit.PARALLEL_MIN = outer, least
+            _direct.PIECE_PIXELS, _jit.PARALLEL_MIN = pixels, least
 
 
 @st.composite
@@ -334,6 +333,7 @@ def test_columns_are_made_in_blocks(kernels):
     w = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
     geometry = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     y = kernels.conv2d_forward(x, w, None, *geometry)  # compiles
+    kernels.conv2d_backward(y, x, w, (32, 32), *geometry, (True, True, True))
     all_columns = x.nbytes * 9
     with memory.no_pool():
         tracemalloc.start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -27,6 +28,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that names the defaults, where there is one to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; bad options and missing files end with one line on stderr and exit code 2."""
     parser = _Parser(prog="minidl", description="minidl: deep learning from scratch, in Python that can be read and is fast.")
@@ -34,17 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"minidl.cli.{name}")
-        command = commands.add_parser(
-            name, help=text, description=module.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        command = commands.add_parser(name, help=text, description=module.__doc__, formatter_class=_Help)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return options.run(options)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except BrokenPipeError:  # whoever read the output has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         if options.traceback:
             raise
         print(f"minidl {options.command}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -71,9 +71,9 @@ def _numba() -> Iterator[tuple[str, str]]:
         return
     kernels.relu_forward(np.zeros(1 << 16, np.float32))  # the threading layer is chosen at the first parallel call
     yield "numba threads", f"{numba.get_num_threads()}, layer {numba.threading_layer()}"
-    from minidl.kernels.cpu import activation
+    from minidl.kernels.cpu.activation import _relu
 
-    yield "kernel cache", next(str(f.stats.cache_path) for f in vars(activation).values() if hasattr(f, "stats"))
+    yield "kernel cache", str(_relu.stats.cache_path)  # type: ignore[attr-defined]
 
 
 def _host_cpu() -> str:

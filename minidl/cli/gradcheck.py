@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
                 f"expected the name of a differentiable operation or a layer, got {name!r}."
                 + (f" Did you mean {', '.join(near)}?" if near else "")
             )
+    if options.seed < 0:
+        raise ArgumentError(f"--seed: expected at least 0, got {options.seed}.")
     names = set(options.names or known)
     print(f"{'op':<33} {'sample':<34} {'worst rel. error':>16}  {'where':<24} verdict")
     counts = {"ok": 0, "kink": 0, "FAIL": 0}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,9 @@ def run(options: argparse.Namespace) -> int:
     for name in ("epochs", "batch_size"):
         if getattr(options, name) < 1:
             raise ArgumentError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}.")
-    if not options.lr > 0:
+    if options.seed < 0:
+        raise ArgumentError(f"--seed: expected at least 0, got {options.seed}.")
+    if not 0 < options.lr < math.inf:
         raise ArgumentError(f"--lr: expected a positive number, got {options.lr}.")
     parse_device(options.device)
     random.manual_seed(options.seed)
@@ -50,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     train, validation = data.split(digits, [0.9, 0.1])
     model = models.create(options.model).to(options.device)
     out = Path(options.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
     print(summary(model, (1, *models.MODELS[options.model].input_shape)))
     print(f"\n{len(train):,} images to train with, {len(validation):,} to validate with, {len(test):,} to test with")
     print("Kernels are compiled at their first use; the first run on a machine takes some seconds longer.\n", flush=True)
@@ -73,6 +77,15 @@ def run(options: argparse.Namespace) -> int:
     for path in _write(out, model, options, history, test):
         print(path)
     return 130 if history.interrupted else 0
+
+
+def _make(out: Path) -> None:
+    """Make the folder and try to write there, so that a wrong one is found before the work is done."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ArgumentError(f"--out: expected a folder to write to, got {str(out)!r}: {error.strerror}.") from error
 
 
 def _write(out: Path, model: Any, options: argparse.Namespace, history: History, test: data.ArrayDataset) -> list[Path]:

@@ -3,3 +3,10 @@
 from minidl.data.dataset import ArrayDataset, split
 from minidl.data.loader import DataLoader
 from minidl.data.mnist import mnist_mini
+
+__all__ = [
+    "ArrayDataset",
+    "DataLoader",
+    "mnist_mini",
+    "split",
+]

@@ -87,6 +87,8 @@ def split(dataset: ArrayDataset, sizes: Sequence[float], rng: np.random.Generato
     >>> np.bincount(train.labels), np.bincount(validation.labels)
     (array([8, 8]), array([2, 2]))
     """
+    if not isinstance(dataset, ArrayDataset):
+        raise DtypeError.of("split", "an ArrayDataset", type(dataset).__name__, "Make one: ArrayDataset(images, labels).")
     n = len(dataset)
     given = np.asarray(sizes)
     if given.ndim != 1 or given.dtype.kind not in "iuf":

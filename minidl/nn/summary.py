@@ -157,7 +157,8 @@ def summary(model: Module, input_shape: Any, dtype: Any = None) -> Summary:
     """
     if not isinstance(model, Module):
         raise ArgumentError.of("summary", "a Module", type(model).__name__)
-    several = isinstance(input_shape, list) and all(isinstance(shape, (tuple, list)) for shape in input_shape)
+    lists = isinstance(input_shape, (tuple, list))
+    several = lists and len(input_shape) > 0 and all(isinstance(shape, (tuple, list)) for shape in input_shape)
     shapes = [_shape(shape) for shape in (input_shape if several else [input_shape])]
     first = next(model.parameters(), None)
     device = "cpu" if first is None else first.device
@@ -200,6 +201,7 @@ class _Recorder:
     def __exit__(self, *exc: object) -> None:
         for remove in self.removers:
             remove()
+        self.removers.clear()  # they refer to this recorder, which holds arrays
 
     def module(self, module: Module, inputs: tuple, output: Any) -> None:
         """Forward hook: the shape of a layer's result."""

@@ -115,5 +115,5 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__} of {type(value[0]).__name__}"
     if isinstance(value, (str, int, float)) or value is None:
         return repr(value)
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    kind, package = type(value), type(value).__module__.partition(".")[0]
+    return kind.__name__ if package in ("builtins", "minidl", "__main__") else f"{package}.{kind.__name__}"

@@ -2,3 +2,9 @@
 
 from minidl.testing.forms import FORMS, as_tensors
 from minidl.testing.walk import checked_backward
+
+__all__ = [
+    "FORMS",
+    "as_tensors",
+    "checked_backward",
+]

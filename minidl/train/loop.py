@@ -90,6 +90,8 @@ def fit(
     True
     """
     epochs = integer("fit", "epochs", epochs, 0)
+    if isinstance(callbacks, Callback):  # also a History, which is a sequence: of rows
+        raise DtypeError.of("fit", "a list of callbacks", type(callbacks).__name__, "Write callbacks=[...].")
     for name, given in (("batches", batches), ("validation", validation)):
         if isinstance(given, Iterator) and epochs > 1:
             expected = f"{name} that can be walked once per epoch, {epochs} times"
@@ -99,7 +101,7 @@ def fit(
     state = State(model, optimizer, epochs, batches=len(batches) if isinstance(batches, Sized) else None)
     history = History()
     watching = (*callbacks, history)
-    with _mode(model, training=True):
+    with _mode("fit", model, training=True):
         for callback in watching:
             callback.on_train_begin(state)
         try:
@@ -167,7 +169,7 @@ def evaluate(model: Module, batches: Iterable, loss: Loss = cross_entropy) -> di
     0.5
     """
     totals = _Totals()
-    with _mode(model, training=False), no_grad():
+    with _mode("evaluate", model, training=False), no_grad():
         for x, y in _pairs("evaluate", batches, model):
             output = model(x)
             totals.add("evaluate", loss(output, y), output, y)
@@ -200,7 +202,7 @@ def predict(model: Module, batches: Any, batch_size: int = 128) -> np.ndarray:
     """
     batch_size = integer("predict", "batch_size", batch_size, 1)
     outputs = []
-    with _mode(model, training=False), no_grad():
+    with _mode("predict", model, training=False), no_grad():
         for x in _inputs(model, batches, batch_size):
             output = model(x)
             if not isinstance(output, Tensor):
@@ -243,8 +245,10 @@ class _Totals:
 
 
 @contextmanager
-def _mode(model: Module, training: bool) -> Iterator[None]:
+def _mode(op: str, model: Module, training: bool) -> Iterator[None]:
     """Training or evaluation mode inside the block; afterwards every module's own mode of before, frozen ones included."""
+    if not isinstance(model, Module):
+        raise DtypeError.of(op, "a Module", describe(model))
     before = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:

@@ -45,12 +45,12 @@ MACS_PER_ELEMENT = 32  # multiply-adds that take as long as one element of an el
 
 
 class Axis(NamedTuple):
-    """Along one axis: output positions first, first + step, ... (``count`` of them), and what they see.
+    """Along one axis: output positions first, first + step, ..., as many as ``outputs``, and what they see.
 
     Output number i sees the inputs start + i * stride + offset, for each offset, with the weights taps[...] of the kernel.
     """
 
-    count: int
+    outputs: int
     first: int
     step: int
     start: int
@@ -64,15 +64,17 @@ class Axis(NamedTuple):
 
     def inside(self, size: int) -> bool:
         """Whether no output sees beyond an image of this size."""
-        return not self.offsets or (self.start >= 0 and self.start + self.reach(self.count) <= size)
+        return not self.offsets or (self.start >= 0 and self.start + self.reach(self.outputs) <= size)
 
 
+@lru_cache(maxsize=1024)
 def forward_axis(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> Axis:
     """An axis of the convolution itself."""
     count = conv_size(size, kernel, stride, padding, dilation)
     return Axis(count, 0, 1, -padding[0], stride, tuple(dilation * k for k in range(kernel)), tuple(range(kernel)))
 
 
+@lru_cache(maxsize=1024)
 def gradient_axes(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> list[Axis]:
     """An axis of the gradient of the input, whose outputs are the pixels and whose inputs are gy; one for each phase.
 
@@ -115,32 +117,31 @@ def tables(
     """Cut a batch into pieces of about ``pixels`` output pixels and note the positions."""
     (H, W, C), (OH, OW, O) = image, out_image
     copied = not (h.inside(H) and w.inside(W))
-    columns = w.reach(w.count) if copied else W  # in a row of what is read
-    rows = max(1, min(h.count, pixels // w.count))
+    columns = w.reach(w.outputs) if copied else W  # in a row of what is read
+    rows = max(1, min(h.outputs, pixels // w.outputs))
     if copied:
         while rows > 1 and h.reach(rows) * columns * C * itemsize > PIECE_BYTES:
             rows -= 1
-    bands = -(-h.count // rows)
-    rows = -(-h.count // bands)
+    bands = -(-h.outputs // rows)
+    rows = -(-h.outputs // bands)
     images = 1
     if bands == 1:
-        images = max(1, pixels // (h.count * w.count))
+        images = max(1, pixels // (h.outputs * w.outputs))
         if copied:
             images = max(1, min(images, PIECE_BYTES // max(1, h.reach(rows) * columns * C * itemsize)))
         images = min(images, max(N, 1))
     lines = h.reach(rows) if copied else H
-    n, i, j = (a.reshape(-1) for a in np.meshgrid(np.arange(images), np.arange(rows), np.arange(w.count), indexing="ij"))
+    n, i, j = (a.reshape(-1) for a in np.meshgrid(np.arange(images), np.arange(rows), np.arange(w.outputs), indexing="ij"))
     pixel = ((n * lines + i * h.stride) * columns + j * w.stride) * C
     out = ((n * OH + i * h.step) * OW + j * w.step) * O
     positions = np.add.outer(np.array(h.offsets, int) * columns, np.array(w.offsets, int)) * C
     tap = np.add.outer(positions.reshape(-1), np.arange(C // groups)).reshape(-1)
     numbers = (
-        *(N, H, W, C, images, rows, bands, h.count, w.count),
+        *(N, H, W, C, images, rows, bands, h.outputs, w.outputs),
         *(h.start, h.stride, w.start, lines, columns, int(copied)),
         *(OH * OW * O, (h.first * OW + w.first) * O, h.step * OW * O),
     )
-    arrays = (np.ascontiguousarray(a, np.intp) for a in (pixel, tap, out))
-    return Tables(*arrays, numbers, images * lines * columns * C if copied else 0, -(-N // images) * bands)
+    return Tables(pixel, tap, out, numbers, images * lines * columns * C if copied else 0, -(-N // images) * bands)
 
 
 @lru_cache(maxsize=1024)
@@ -287,10 +288,11 @@ def _correlate_parallel(x, w, start, y, pixel, tap, out, numbers, groups, OG, la
 
 @serial
 def _weight_gradient(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, lanes, copy, panels, first, last):
-    """Some pieces of the gradients, added to gw if it is not empty and to gb[0] if that is not empty (gb[1] is for its sums)."""
+    """Some pieces of the gradients, added to gw and gb[0] where these are not empty; gb[1] is for sums of a piece."""
     CG, OG = numbers[3] // groups, O // groups
     zeros = panels[: WIDE.vectors * lanes]
     zeros[:] = 0
+    one, add = np.int64(1), np.bool_(True)  # literals would make Numba compile the callees once more
     for piece in range(first, last):
         n, images, line, pixels, at = _where(numbers, piece)
         gradients = gy[at : at + pixels * O]
@@ -302,9 +304,9 @@ def _weight_gradient(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, 
                     packed = gradients
                     if width != O:
                         packed = panels[zeros.size :]
-                        pack(gradients[g * OG + o :], out[:pixels], 1, columns, packed, lanes)
+                        pack(gradients[g * OG + o :], out[:pixels], one, columns, packed, lanes)
                     results = gw[g * OG + o :]
-                    panel(source[g * CG :], tap, pixel[:pixels], packed, width, zeros, results, w_out, columns, True, lanes)
+                    panel(source[g * CG :], tap, pixel[:pixels], packed, width, zeros, results, w_out, columns, add, lanes)
         if gb.size:
             total, part = gb[0], gb[1]  # summed per piece first: one long running sum would lose digits
             part[:] = 0
@@ -484,9 +486,9 @@ def scatter(gy: np.ndarray, w: np.ndarray, gx: np.ndarray, h: Axis, v: Axis, gro
 
 def _work(N: int, h: Axis, v: Axis, macs: int) -> int:
     """The work of a convolution with so many multiply-adds for each pixel, for threads()."""
-    return N * h.count * v.count * macs // MACS_PER_ELEMENT
+    return N * h.outputs * v.outputs * macs // MACS_PER_ELEMENT
 
 
 def _pixels(N: int, h: Axis, v: Axis) -> int:
     """The size of a piece: smaller when the batch would not give each thread several."""
-    return max(16, min(PIECE_PIXELS, N * h.count * v.count // 8))
+    return min(PIECE_PIXELS, max(16, N * h.outputs * v.outputs // 8))

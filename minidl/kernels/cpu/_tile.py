@@ -145,7 +145,7 @@ def _instruction(code: Callable) -> Callable:
         if config.DISABLE_JIT:
             return meaning
         compiled = intrinsic(code)
-        compiled.__doc__ = meaning.__doc__
+        compiled.__doc__, compiled.meaning = meaning.__doc__, meaning
         return compiled
 
     return pair

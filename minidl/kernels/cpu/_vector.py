@@ -78,14 +78,21 @@ def _load_code(typing, shape, x, position, step, count):
     return result(shape, x, types.intp, types.intp, types.intp), write
 
 
+def _places(array, position, step, count, number):
+    """Where ``number`` vectors lie in an array, for the meanings in NumPy; bounds are checked."""
+    count = min(count, lanes(array.dtype))
+    for start in range(position, position + number * step, step) if step else [position] * number:
+        assert start >= 0
+        assert start + count <= array.size
+        yield slice(start, start + count)
+
+
 @_instruction(_load_code)
 def vectors_load(shape, x, position, step, count):
     """The vectors x[position:], x[position + step:], ... one for each row of the shape; zero after ``count`` lanes."""
     values = np.zeros((shape.rows, lanes(x.dtype)), x.dtype)
-    for i, value in enumerate(values):
-        start = position + i * step
-        assert 0 <= start and start + min(count, value.size) <= x.size
-        value[:count] = x[start : start + value.size][:count]
+    for value, place in zip(values, _places(x, position, step, count, shape.rows)):
+        value[:count] = x[place]
     return tuple(values)
 
 
@@ -95,11 +102,12 @@ def _write_code(add):
 
         def write(context, builder, signature, args):
             code = _Code(vector, context, builder, signature, args)
-            data, mask = code.data(0), code.first_lanes(args[3])
-            for i, (value,) in enumerate(code.unpack(v, 1) for v in code.unpack(args[4], values.count)):
+            data, mask, zero = code.data(0), code.first_lanes(args[3]), ir.Constant(code.vector, None)
+            for i, wrapped in enumerate(code.unpack(args[4], values.count)):
+                (value,) = code.unpack(wrapped, 1)
                 address = code.at(data, builder.add(args[1], builder.mul(args[2], _I64(i))))
                 if add:
-                    old = code.call("llvm.masked.load.{}.p0", code.vector, address, code.size, mask, ir.Constant(code.vector, None))
+                    old = code.call("llvm.masked.load.{}.p0", code.vector, address, code.size, mask, zero)
                     value = builder.fadd(value, old)
                 code.call("llvm.masked.store.{}.p0", ir.VoidType(), value, address, code.size, mask)
             return context.get_dummy_value()
@@ -112,16 +120,12 @@ def _write_code(add):
 @_instruction(_write_code(add=False))
 def vectors_store(y, position, step, count, values):
     """The first ``count`` lanes of the vectors to y[position:], y[position + step:], ..."""
-    for i, value in enumerate(values):
-        start = position + i * step
-        assert 0 <= start and start + min(count, value.size) <= y.size
-        y[start : start + min(count, value.size)] = value[:count]
+    for value, place in zip(values, _places(y, position, step, count, len(values))):
+        y[place] = value[:count]
 
 
 @_instruction(_write_code(add=True))
 def vectors_add(y, position, step, count, values):
     """As ``vectors_store``, but added to what is in y."""
-    for i, value in enumerate(values):
-        start = position + i * step
-        assert 0 <= start and start + min(count, value.size) <= y.size
-        y[start : start + min(count, value.size)] += value[:count]
+    for value, place in zip(values, _places(y, position, step, count, len(values))):
+        y[place] += value[:count]

@@ -35,7 +35,7 @@ def conv2d_forward(
     """y[n, o, oh, ow] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, c, oh SH + kh DH - top, ow SW + kw DW - left]."""
     x, w = channels_last(x), _spatial_first(w)
     h, v = (forward_axis(x.shape[1 + i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
-    y = empty((len(x), h.count, v.count, w.shape[3]), x.dtype)
+    y = empty((len(x), h.outputs, v.outputs, w.shape[3]), x.dtype)
     if groups == w.shape[3] and w.shape[2] == 1:
         y[...] = 0 if b is None else b
         depthwise(x, w, y, stride, padding, dilation, OUTPUT)
@@ -47,7 +47,7 @@ def conv2d_forward(
 @np.errstate(invalid="ignore", over="ignore")
 def conv2d_backward(
     gy: np.ndarray,
-    x: np.ndarray,
+    x: np.ndarray | None,
     w: np.ndarray,
     size: Pair,
     stride: Pair,
@@ -62,15 +62,15 @@ def conv2d_backward(
     gx = empty((len(gy), *image), gy.dtype) if needs[0] else None
     gw = empty(w.shape, gy.dtype) if needs[1] else None
     gb = empty((w.shape[3],), gy.dtype) if needs[2] else None
-    x = channels_last(x) if needs[1] else None
+    images = channels_last(x) if needs[1] and x is not None else None
     h, v = (forward_axis(size[i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
     if groups == w.shape[3] and w.shape[2] == 1:
         if gx is not None:
             gx[...] = 0
             depthwise(gx, w, gy, stride, padding, dilation, INPUT)
-        if gw is not None:
+        if gw is not None and images is not None:
             per_image = np.zeros((len(gy), *w.shape), gy.dtype)
-            depthwise(x, per_image, gy, stride, padding, dilation, WEIGHT)
+            depthwise(images, per_image, gy, stride, padding, dilation, WEIGHT)
             per_image.sum(0, out=gw)
         if gb is not None:
             weight_gradient(gy, None, None, gb, image, h, v, groups)
@@ -83,7 +83,7 @@ def conv2d_backward(
                 for columns in phases[1]:
                     correlate(gy, w, None, gx, rows, columns, groups, transposed=True)
         if gw is not None or gb is not None:
-            weight_gradient(gy, x, gw, gb, image, h, v, groups)
+            weight_gradient(gy, images, gw, gb, image, h, v, groups)
     return (
         None if gx is None else gx.transpose(0, 3, 1, 2),
         None if gw is None else gw.transpose(3, 2, 0, 1),
@@ -94,4 +94,4 @@ def conv2d_backward(
 def _window_by_window(w: np.ndarray, stride: Pair) -> bool:
     """Whether gx is better computed a window of gx at a time: a tile's columns are then (kh, kw, c) and not c alone."""
     KH, KW, CG, _ = w.shape
-    return (KH * KW > 1 and 2 * CG <= lanes(w.dtype)) or stride[0] * stride[1] > MOST_PHASES
+    return (KH * KW > 1 and lanes(w.dtype) >= 2 * CG) or stride[0] * stride[1] > MOST_PHASES

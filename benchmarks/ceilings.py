@@ -1,0 +1,69 @@
+"""The machine's two ceilings: how fast a matrix product and a copy of memory are, on all its threads.
+
+No kernel computes much more than the product or moves more than the copy, so the larger of operations / product and
+bytes / copy is the least time that a case can take. (Winograd's convolution beats it: it does fewer operations.)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from benchmarks.peers import OURS, environment
+
+SIZE = 2048  # of the square matrices
+COPIED = 1 << 27  # bytes per thread: more than caches hold
+REPEATS = 7
+
+
+def measure(threads: int) -> dict[str, float]:
+    """Both ceilings, measured in a process of its own: GFLOP/s in float32, and GB/s read and written together."""
+    command = [sys.executable, "-m", "benchmarks.ceilings", str(threads)]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    result = subprocess.run(command, env=environment(OURS, threads), cwd=root, check=True, capture_output=True, text=True)
+    return json.loads(result.stdout)
+
+
+def _fastest(step: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def product_gflops(threads: int) -> float:
+    """A float32 matrix product in the faster of NumPy and, where it is installed, PyTorch."""
+    a = np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32)
+    y = np.empty_like(a)
+    seconds = _fastest(lambda: np.matmul(a, a, out=y))
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(threads)
+        b = torch.from_numpy(a)
+        time.sleep(0.5)  # NumPy's threads spin for a while after their last product
+        seconds = min(seconds, _fastest(lambda: torch.mm(b, b)))
+    return 2 * SIZE**3 / seconds / 1e9
+
+
+def copy_gbs(threads: int) -> float:
+    """NumPy's copy, one thread per part; NumPy lets other threads run meanwhile."""
+    pairs = [(np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _fastest(lambda: list(pool.map(lambda pair: np.copyto(*pair), pairs)))
+    return 2 * COPIED * threads / seconds / 1e9
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1])
+    print(json.dumps({"product_gflops": product_gflops(count), "copy_gbs": copy_gbs(count)}))

@@ -1,0 +1,77 @@
+"""minidl."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+import minidl as md
+from benchmarks.cases import FLOAT, INFER, LEARNING_RATE, TRAIN, Case, Cost
+from benchmarks.peers.base import Peer
+from minidl import nn
+from minidl.memory import channels_last
+
+
+class Minidl(Peer):
+    """minidl as it is: no settings."""
+
+    nn = nn
+
+    def __init__(self, threads: int) -> None:
+        try:
+            self.version = version("minidl")
+        except PackageNotFoundError:  # a checkout that is not installed
+            self.version = "checkout"
+
+    def costs(self, case: Case) -> dict[str, Cost]:
+        """FLOPs of the convolutions and products, forward once and backward twice, but for the gradient of the input.
+
+        Inference must read the parameters once; a training step must pass seven arrays of their size through memory
+        in Adam (it reads p, g, m, v and writes p, m, v).
+        """
+        if case.build is None or case.kind == "operation":
+            return {}
+        table = md.summary(case.build(nn), (1, *case.shape[1:]))
+        layers = [layer.flops * case.batch for layer in table.layers if layer.type in ("Conv2d", "Linear")]
+        forward, parameters = sum(layers), FLOAT * table.parameters
+        return {TRAIN: Cost(3 * forward - layers[0], 7 * parameters), INFER: Cost(forward, parameters)}
+
+    def tensor(self, array: np.ndarray, grad: bool = False) -> Any:
+        """A tensor; images lie channels-last."""
+        if array.ndim == 4:
+            array = channels_last(array).transpose(0, 3, 1, 2)
+        return md.Tensor(array, requires_grad=grad)
+
+    def array(self, tensor: Any) -> np.ndarray:
+        """The values, copied: later steps reuse the memory."""
+        return np.array(tensor.numpy(), order="C")
+
+    def no_grad(self) -> AbstractContextManager:
+        """minidl.no_grad."""
+        return md.no_grad()
+
+    def adam(self, parameters: list[Any]) -> Any:
+        """minidl's only one."""
+        return md.optim.Adam(parameters, lr=LEARNING_RATE)
+
+    def parameter(self, array: np.ndarray) -> Any:
+        """A Parameter."""
+        return md.Parameter(array)
+
+    def cross_entropy(self, logits: Any, labels: Any) -> Any:
+        """minidl.cross_entropy."""
+        return md.cross_entropy(logits, labels)
+
+    def gradients(self, y: Any, leaves: list[Any], gy: Any) -> list[Any]:
+        """Tensor.backward into emptied leaves."""
+        for leaf in leaves:
+            leaf.grad = None
+        y.backward(gy, retain_graph=True)
+        return [leaf.grad for leaf in leaves]
+
+    def load(self, module: Any, weights: dict[str, np.ndarray]) -> None:
+        """By state dict."""
+        module.load_state_dict(weights)

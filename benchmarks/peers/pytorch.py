@@ -1,0 +1,71 @@
+"""PyTorch, eager and compiled."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.cases import LEARNING_RATE, Case
+from benchmarks.peers.base import Peer
+
+
+class Torch(Peer):
+    """Eager PyTorch with its fused Adam, which is its fastest; images and kernels in NCHW or channels_last."""
+
+    nn = torch.nn
+
+    def __init__(self, threads: int, channels_last: bool = False) -> None:
+        torch.set_num_threads(threads)
+        self.version = torch.__version__
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def tensor(self, array: np.ndarray, grad: bool = False) -> Any:
+        """A tensor in the configuration's layout."""
+        tensor = torch.from_numpy(array.copy())
+        if tensor.ndim == 4:
+            tensor = tensor.contiguous(memory_format=self.layout)
+        return tensor.requires_grad_(grad)
+
+    def array(self, tensor: Any) -> np.ndarray:
+        """The values, copied."""
+        return np.array(tensor.detach().numpy(), order="C")
+
+    def no_grad(self) -> AbstractContextManager:
+        """inference_mode, which costs less than no_grad."""
+        return torch.inference_mode()
+
+    def adam(self, parameters: list[Any]) -> Any:
+        """The fused one."""
+        return torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+
+    def parameter(self, array: np.ndarray) -> Any:
+        """A Parameter."""
+        return torch.nn.Parameter(torch.from_numpy(array.copy()))
+
+    def cross_entropy(self, logits: Any, labels: Any) -> Any:
+        """The functional one."""
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    def gradients(self, y: Any, leaves: list[Any], gy: Any) -> list[Any]:
+        """torch.autograd.grad."""
+        return list(torch.autograd.grad(y, leaves, gy, retain_graph=True))
+
+    def load(self, module: Any, weights: dict[str, np.ndarray]) -> None:
+        """By state dict, into the configuration's layout."""
+        module.to(memory_format=self.layout)
+        module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+
+
+class TorchCompile(Torch):
+    """torch.compile with its default backend, for whole models."""
+
+    def refuses(self, case: Case) -> str:
+        """There is nothing to compile around one operation."""
+        return "single operations are not compiled" if case.kind == "operation" else ""
+
+    def compiled(self, model: Any) -> Any:
+        """Compiled for these very shapes."""
+        return torch.compile(model, dynamic=False)

@@ -1,0 +1,264 @@
+"""The run: agreement first, then turns, then start-up and memory.
+
+For every case all configurations load the same inputs and weights, each in its own process. minidl's results are
+compared with each of the others'; who disagrees is not timed. Then they take turns, A B C A B C ...: a turn is some
+steps, each with a clock around it, after a few without. Whatever slows the machine for a while slows all of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import ceilings, machine
+from benchmarks.cases import CASES, TRAIN, Case
+from benchmarks.peers import CONFIGURATIONS, OURS, Configuration, environment
+from benchmarks.peers.base import MODEL_GRADIENT
+from benchmarks.worker import ROOT, Absent, Worker, WorkerError
+
+FORMAT = 1  # of the JSON file
+CLOSE = 1e-4  # largest difference, relative to the largest value
+SETTLE = 0.01  # seconds between turns: OpenMP's threads spin for a while after their last work
+FIRST_STEP = "cifar_cnn"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How much is measured."""
+
+    name: str
+    rounds: int  # turns of each configuration
+    seconds: float  # least length of a turn; always at least one step
+    memory: tuple[str, ...]  # cases whose memory is measured
+    starts: int  # times that start-up is measured
+
+    @property
+    def quick(self) -> bool:
+        """Whether this is the short one."""
+        return self.name == "quick"
+
+
+QUICK = Mode("quick", 3, 0.03, ("cifar_cnn",), 1)
+FULL = Mode("full", 11, 0.2, ("mnist_cnn", "cifar_cnn", "image_cnn", "resnet20"), 5)
+
+
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and number of times in seconds; the times in milliseconds."""
+    low, middle, high = np.percentile(times, (25, 50, 75)) * 1e3
+    return {"median_ms": float(middle), "q1_ms": float(low), "q3_ms": float(high), "repeats": len(times)}
+
+
+def differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance: float) -> tuple[float, list[str]]:
+    """The largest difference as a share of what is allowed, and a line for each value that differs by more.
+
+    Outputs, losses and the gradients of single operations may differ anywhere by ``CLOSE`` times the largest value,
+    the gradients of whole models by ``tolerance`` times their length. A peer that only infers has fewer values.
+    """
+    worst, lines = 0.0, []
+    for name, b in theirs.items():
+        a = ours.get(name)
+        if a is None or a.shape != b.shape:
+            return math.inf, [f"{name}: shape {None if a is None else a.shape} here, {b.shape} there"]
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return math.inf, [f"{name}: infinite values or NaN"]
+        distance = a - b
+        if name.startswith(MODEL_GRADIENT):
+            allowed, error = tolerance, np.linalg.norm(distance) / (np.linalg.norm(b) or 1)
+        else:
+            allowed, error = CLOSE, np.abs(distance).max() / (np.abs(b).max() or 1)
+        worst = max(worst, float(error) / allowed)
+        if error > allowed:
+            lines.append(f"{name}: differs by {error:.1e}, {allowed:.0e} is allowed")
+    return worst, lines
+
+
+class Suite:
+    """All workers, and what has been measured so far (``data``, as it goes into the JSON file)."""
+
+    def __init__(
+        self, mode: Mode, threads: int, interpreters: dict[str, str], say: Callable[[str], None] = print
+    ) -> None:
+        self.mode, self.threads, self.interpreters, self.say = mode, threads, interpreters, say
+        self.workers: dict[str, Worker] = {}
+        self.data: dict[str, Any] = {
+            "format": FORMAT,
+            "mode": mode.name,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+            "threads": threads,
+            "machine": machine.describe(),
+            "ceilings": [],
+            "configurations": {},
+            "absent": {},
+            "results": [],
+            "starts": {},
+            "memory": [],
+        }
+
+    # ---------------------------------------------------------------- workers
+
+    def worker(self, configuration: Configuration, **variables: str) -> Worker:
+        """A new process."""
+        return Worker(configuration, self.threads, self.interpreters[configuration.peer], **variables)
+
+    def start(self, configurations: Iterable[Configuration]) -> None:
+        """Start one worker per configuration; note the frameworks that are not there."""
+        for configuration in configurations:
+            if configuration.peer in self.data["absent"]:
+                continue
+            try:
+                worker = self.workers[configuration.name] = self.worker(configuration)
+            except Absent as error:
+                self.data["absent"][configuration.peer] = str(error)
+                self.say(f"{configuration.peer} is not measured: {error}")
+                continue
+            self.data["configurations"][configuration.name] = {
+                "peer": configuration.peer,
+                "version": worker.version,
+                "threads": configuration.threads or self.threads,
+                "environment": configuration.environment,
+            }
+        if OURS.name not in self.workers:
+            raise RuntimeError(f"minidl itself cannot be measured: {self.data['absent'].get(OURS.peer)}")
+
+    def alive(self, name: str) -> Worker:
+        """The configuration's worker, a new one where the last has ended."""
+        if not self.workers[name].alive:
+            self.workers[name] = self.worker(self.workers[name].configuration)
+        return self.workers[name]
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self.workers.values():
+            worker.close()
+
+    # ---------------------------------------------------------------- cases
+
+    def ceilings(self) -> None:
+        """Measure the machine's ceilings once more."""
+        self.data["ceilings"].append(ceilings.measure(self.threads))
+
+    def case(self, case: Case) -> None:
+        """Prepare, compare and time one case in all workers."""
+        notes: dict[str, Any] = {"agreement": {}, "errors": {}, "skipped": {}}
+        costs = dict(case.costs)
+        ready: dict[str, list[str]] = {}  # measures by configuration
+        ours: dict[str, np.ndarray] = {}
+        for name in self.workers:
+            try:
+                worker = self.alive(name)
+                if reason := worker.ask("refuses", case.name, case.batch):
+                    notes["skipped"][name] = reason
+                    continue
+                measures = worker.ask("prepare", case.name, case.batch)
+                values = worker.ask("check")
+                if name == OURS.name:
+                    ours = values
+                    costs |= worker.ask("costs", case.name, case.batch)
+                else:
+                    notes["agreement"][name], lines = differences(ours, values, case.tolerance)
+                    if lines:
+                        raise WorkerError(f"disagrees with minidl: {'; '.join(lines[:3])}")
+                ready[name] = measures
+            except WorkerError as error:
+                notes["errors"][name] = str(error)
+                if name == OURS.name:
+                    break  # nothing to compare with
+        times = self.turns(case, ready, notes["errors"])
+        for name in self.workers:
+            if self.workers[name].alive:
+                self.workers[name].ask("drop")
+        for measure, target in case.targets.items():
+            entry = {"case": case.name, "title": case.title, "kind": case.kind, "batch": case.batch, "measure": measure}
+            cost = asdict(costs[measure]) if measure in costs else None
+            timings = {name: spread(all_times) for name, all_times in times[measure].items()}
+            self.data["results"].append({**entry, "target": target, "cost": cost, "timings": timings, **notes})
+
+    def turns(self, case: Case, ready: dict[str, list[str]], errors: dict[str, str]) -> dict[str, dict[str, list[float]]]:
+        """Seconds of all timed steps, by measure and configuration; who fails drops out, with a line in ``errors``."""
+        times: dict[str, dict[str, list[float]]] = {measure: {} for measure in case.targets}
+        for measure in case.targets:
+            steps: dict[str, int] = {}
+            for turn in range(self.mode.rounds + 1):  # the first turn warms up and tells how long a step is
+                for name, measures in ready.items():
+                    if measure not in measures or name in errors:
+                        continue
+                    time.sleep(SETTLE)
+                    try:
+                        if turn == 0:
+                            seconds = min(self.workers[name].ask("run", measure, 1, 1))
+                            steps[name] = min(max(1, math.ceil(self.mode.seconds / seconds)), 1000)
+                        else:
+                            lead = math.ceil(steps[name] / 5) if steps[name] > 1 else 0
+                            new = self.workers[name].ask("run", measure, lead, steps[name])
+                            times[measure].setdefault(name, []).extend(new)
+                    except WorkerError as error:
+                        errors[name] = f"{measure}: {error}"
+                        times[measure].pop(name, None)
+        return times
+
+    # ---------------------------------------------------------------- start-up and memory
+
+    def starts(self) -> None:
+        """Import time, and the time from the start of a process to the end of its first training step.
+
+        Cold means with an empty compiler cache; frameworks without one have no cold start.
+        """
+        seen: set[str] = set()
+        for name in self.data["configurations"]:
+            configuration = _configuration(name)
+            if configuration.peer in seen or configuration.threads:
+                continue  # one plain configuration of each framework
+            seen.add(configuration.peer)
+            entry: dict[str, Any] = {"import_s": [self.import_seconds(configuration) for _ in range(self.mode.starts)]}
+            self.data["starts"][name] = entry
+            try:
+                if configuration.cache:
+                    with tempfile.TemporaryDirectory() as folder:
+                        entry["cold_s"] = [self.first_step_seconds(configuration, {configuration.cache: folder})]
+                entry["warm_s"] = [self.first_step_seconds(configuration, {}) for _ in range(self.mode.starts)]
+            except WorkerError as error:
+                entry["error"] = str(error)
+
+    def import_seconds(self, configuration: Configuration) -> float:
+        """Seconds of the import statement in a new process."""
+        code = f"import time; start = time.perf_counter(); import {configuration.package}; print(time.perf_counter() - start)"
+        command = [self.interpreters[configuration.peer], "-c", code]
+        result = subprocess.run(command, env=environment(configuration, self.threads), cwd=ROOT, capture_output=True, text=True, check=True)
+        return float(result.stdout.split()[-1])
+
+    def first_step_seconds(self, configuration: Configuration, variables: dict[str, str]) -> float:
+        """Seconds from the start of a process to the end of its first training step; data and model included."""
+        case, start = CASES[FIRST_STEP], time.perf_counter()
+        with self.worker(configuration, **variables) as worker:
+            if TRAIN not in worker.ask("prepare", case.name, case.batch):
+                raise WorkerError("it does not train")
+            worker.ask("run", TRAIN, 0, 1)
+            return time.perf_counter() - start
+
+    def memory(self, cases: Iterable[str]) -> None:
+        """Peak memory and page faults of training steps, each in a process of its own."""
+        for case in cases:
+            for name in self.data["configurations"]:
+                configuration = _configuration(name)
+                if TRAIN not in CASES[case].targets or configuration.threads:
+                    continue
+                try:
+                    with self.worker(configuration) as worker:
+                        if TRAIN not in worker.ask("prepare", case, 2):
+                            continue
+                        row = worker.ask("memory", case, CASES[case].batch)
+                except WorkerError as error:
+                    row = {"error": str(error)}
+                self.data["memory"].append({"case": case, "title": CASES[case].title, "configuration": name, **row})
+
+
+def _configuration(name: str) -> Configuration:
+    return next(c for c in CONFIGURATIONS if c.name == name)
