@@ -14,14 +14,18 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="minidl against other frameworks on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="minidl against other frameworks on this machine."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     cpu = commands.add_parser("cpu", help="measure on the CPU, write JSON, Markdown and a picture to benchmarks/results/")
     cpu.add_argument("--quick", action="store_true", help="less of everything, under two minutes: PyTorch eager alone")
     cpu.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="names or patterns, such as cifar_cnn 'conv3-*'")
     cpu.add_argument("--peers", nargs="+", default=[], metavar="NAME", help=f"among {', '.join(peers.PEERS)}")
     cpu.add_argument("--threads", type=int, default=machine.usable_cores(), help="of every framework")
-    cpu.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="the interpreter of a peer that is installed elsewhere")
+    cpu.add_argument(
+        "--python", nargs="+", default=[], metavar="PEER=PATH", help="the interpreter of a peer that is installed elsewhere"
+    )
     cpu.add_argument("--out", type=Path, help="the JSON file to write")
     cpu.add_argument("--list", action="store_true", help="print the names of cases and peers, and stop")
     render = commands.add_parser("report", help="write the Markdown and the picture of a JSON file again")
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return {"cpu": _cpu, "report": _report}[options.command](options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
 
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _cpu(options: argparse.Namespace) -> int:
     if options.list:
         for case in cases.CASES.values():
-            print(f"{case.name:<20} {case.kind:<10} {case.title}, N={case.batch}: {', '.join(case.targets)}")
+            print(f"{case.name:<20} {case.kind:<10} {case.title}: {', '.join(case.targets)}")
         print(f"\npeers: {', '.join(peers.PEERS)}")
         return 0
     if not 1 <= options.threads <= machine.usable_cores():
@@ -88,8 +92,16 @@ def _line(data: report.Data, result: report.Data) -> str:
     ours = report.best(data, result, "minidl")
     if ours is None:
         return f"{what} {result['errors'].get('minidl', 'not timed')}"
-    others = [f"{peer} {found[1]:.3g} ({found[1] / ours[1]:.2f}x)" for peer in report.measured_peers(data) if (found := report.best(data, result, peer))]
-    return f"{what} {ours[1]:>8.3g} ms   " + ", ".join(others) + "".join(f"   ERROR {name}: {text[:150]}" for name, text in result["errors"].items())
+    others = [
+        f"{peer} {found[1]:.3g} ({found[1] / ours[1]:.2f}x)"
+        for peer in report.measured_peers(data)
+        if (found := report.best(data, result, peer))
+    ]
+    return (
+        f"{what} {ours[1]:>8.3g} ms   "
+        + ", ".join(others)
+        + "".join(f"   ERROR {name}: {text[:150]}" for name, text in result["errors"].items())
+    )
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -183,7 +183,9 @@ def resnet20(nn: Any) -> Any:
             self.bn2 = nn.BatchNorm2d(o)
             self.relu2 = nn.ReLU()
             same = c == o and stride == 1
-            self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(c, o, 1, stride=stride, bias=False), nn.BatchNorm2d(o))
+            self.shortcut = (
+                nn.Identity() if same else nn.Sequential(nn.Conv2d(c, o, 1, stride=stride, bias=False), nn.BatchNorm2d(o))
+            )
 
         def forward(self, x: Any) -> Any:
             y = self.relu1(self.bn1(self.conv1(x)))
@@ -224,7 +226,12 @@ def _convolution(N: int, C: int, H: int, O: int, K: int, S: int = 1, P: int = 0,
     depthwise = groups == C > 1
     winograd = K == 3 and S == 1 and groups == 1 and min(C, O) >= 16
     target = 1.5 if winograd else 1.0
-    title = f"conv {K}x{K}" + (f" stride {S}" if S > 1 else "") + (" depthwise" if depthwise else "") + f", {C}->{O} at {H}x{H}, N={N}"
+    title = (
+        f"conv {K}x{K}"
+        + (f" stride {S}" if S > 1 else "")
+        + (" depthwise" if depthwise else "")
+        + f", {C}->{O} at {H}x{H}, N={N}"
+    )
     name = f"conv{K}" + (f"s{S}" if S > 1 else "") + ("dw" if depthwise else "") + f"-{C}-{O}-{H}"
     return Case(
         name,
@@ -244,7 +251,9 @@ def _elementwise(name: str, build: Callable[[Any], Any], passes: tuple[float, fl
     shape = (32, 64, 56, 56)
     forward, backward = (Cost(bytes=int(FLOAT * n * np.prod(shape))) for n in passes)
     title = f"{name.replace('_', ' ')}, 64 at 56x56, N=32"
-    return Case(name, title, "operation", build, shape, 0, {FORWARD: 1.0, BACKWARD: 1.0}, {FORWARD: forward, BACKWARD: backward}, quick)
+    return Case(
+        name, title, "operation", build, shape, 0, {FORWARD: 1.0, BACKWARD: 1.0}, {FORWARD: forward, BACKWARD: backward}, quick
+    )
 
 
 def _operations() -> Iterable[Case]:
@@ -283,7 +292,17 @@ def _operations() -> Iterable[Case]:
         quick=True,
     )
     size = FLOAT * 10_000_000
-    yield Case("adam", "Adam, 10M values", "operation", None, (10_000_000,), 0, {UPDATE: 1.0}, {UPDATE: Cost(bytes=7 * size)}, quick=True)
+    yield Case(
+        "adam",
+        "Adam, 10M values",
+        "operation",
+        None,
+        (10_000_000,),
+        0,
+        {UPDATE: 1.0},
+        {UPDATE: Cost(bytes=7 * size)},
+        quick=True,
+    )
 
 
 CASES: dict[str, Case] = {case.name: case for case in (*_models(), *_operations())}
@@ -301,5 +320,7 @@ def choose(patterns: Iterable[str], quick: bool) -> list[Case]:
     for pattern in patterns:
         if not fnmatch.filter(CASES, pattern):
             near = ", ".join(difflib.get_close_matches(pattern, CASES, 3, 0.4))
-            raise ValueError(f"expected names of cases, got {pattern!r}." + (f" Did you mean {near}?" if near else " See --list."))
+            raise ValueError(
+                f"expected names of cases, got {pattern!r}." + (f" Did you mean {near}?" if near else " See --list.")
+            )
     return [case for name, case in CASES.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]

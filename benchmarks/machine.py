@@ -23,7 +23,9 @@ def cpu_name() -> str:
         found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
         return found.group(1).strip() if found else platform.machine()
     if platform.system() == "Darwin":
-        return subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     return platform.processor() or platform.machine()
 
 

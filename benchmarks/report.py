@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import TRAIN
 from benchmarks.peers import COMPILED, OURS, PEERS, PLAIN, TITLES
 
 Data = dict[str, Any]
@@ -22,6 +21,7 @@ KINDS = {
     "growth": "Other batch sizes",
     "operation": "Single operations",
 }
+COLOURS = ("#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#0072b2")  # Okabe and Ito's
 MARKS = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
@@ -65,9 +65,9 @@ def bound_ms(data: Data, result: Data) -> float | None:
 
 
 def against_target(data: Data, result: Data) -> float | None:
-    """The ratio that a target speaks of: to the fastest that PyTorch offers, compiled or not."""
-    ratios = [r for r in (ratio(data, result, peer) for peer in (PLAIN, COMPILED)) if r is not None]
-    return min(ratios, default=None)
+    """The ratio that a target speaks of: to the fastest that PyTorch offers, compiled or not; None without PyTorch."""
+    eager, compiled = (ratio(data, result, peer) for peer in (PLAIN, COMPILED))
+    return eager if eager is None or compiled is None else min(eager, compiled)
 
 
 def measured_peers(data: Data) -> list[str]:
@@ -101,7 +101,7 @@ def _results_table(data: Data, results: list[Data]) -> str:
         header += ["PyTorch ms", "its best configuration", "ratio", "out of the box"]
     others = [peer for peer in peers if peer != PLAIN and any(best(data, r, peer) for r in results)]
     header += [f"{TITLES[peer]} ratio" for peer in others]
-    targets = any(result["target"] for result in results)
+    targets = any(_target(data, result) for result in results)
     header += ["target"] if targets else []
     return table(header, [_row(data, result, PLAIN in peers, others, targets) for result in results])
 
@@ -134,7 +134,9 @@ def _target(data: Data, result: Data) -> str:
 def _growth_table(data: Data, results: list[Data]) -> str:
     """Time per image at all batch sizes of the cases that have several."""
     titles = {result["title"] for result in results if result["kind"] == "growth"}
-    chosen = [r for r in results if r["title"] in titles and r["kind"] in ("growth", "model", "latency") and OURS.name in r["timings"]]
+    chosen = [
+        r for r in results if r["title"] in titles and r["kind"] in ("growth", "model", "latency") and OURS.name in r["timings"]
+    ]
     chosen.sort(key=lambda r: (r["title"], r["measure"], r["batch"]))
     rows = []
     for result in chosen:
@@ -184,7 +186,7 @@ def troubles(data: Data) -> list[str]:
     lines = dict.fromkeys(
         f"{result['case']}, {name}: {text}" for result in data["results"] for name, text in result["errors"].items()
     )
-    missing = [f"{TITLES[peer]} is not installed ({why})" for peer, why in data["absent"].items()]
+    missing = [f"{TITLES.get(peer, peer)} is not measured: {why}" for peer, why in data["absent"].items()]
     return [*lines, *missing]
 
 
@@ -203,8 +205,8 @@ def _head(data: Data) -> list[str]:
         lines.append(f"Ceilings, before and after: matrix product {products} GFLOP/s, copy {copies} GB/s.")
     lines.append(
         "Ratios are the other's median time divided by minidl's: above 1 minidl is faster. All frameworks computed the same "
-        "values before they were timed, in turns, each in its own process. \"Of bound\" is the least time that the machine's "
-        "ceilings allow, divided by minidl's; it can pass 100 % where Winograd's algorithm saves operations or caches hold the data."
+        'values before they were timed, in turns, each in its own process. "Of bound" is the least time that the machine\'s '
+        "ceilings allow, divided by minidl's; it passes 100 % where Winograd's algorithm saves operations or caches hold data."
     )
     return lines
 
@@ -257,32 +259,46 @@ def write_readme(data: Data, path: Path) -> None:
 
 
 def plot(data: Data, path: Path) -> bool:
-    """Draw every framework's time in minidl's times as a PNG; False where no model was timed."""
-    from minidl.viz._style import BLUE, INK, LABEL, ORANGE, QUIET, SMALL, figure, panel
+    """Draw how long every framework takes in units of minidl's time, as a PNG; False where no model was timed."""
+    from minidl.viz._style import INK, LABEL, SMALL, figure, panel
 
     results = [r for r in data["results"] if r["kind"] == "model" and OURS.name in r["timings"]]
     peers = [p for p in measured_peers(data) if p != "minidl-1-thread" and any(ratio(data, r, p) for r in results)]
     if not results or not peers:
         return False
     measures = list(dict.fromkeys(r["measure"] for r in results))
-    fig = figure(4.6 * len(measures), 1.1 + 0.17 * (len(peers) + 1) * len(results) / len(measures), "Time relative to minidl: longer is slower")
-    colours = [ORANGE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", QUIET, "#000000"]
-    for axes, measure in zip(fig.subplots(1, len(measures), squeeze=False)[0], measures):
+    most = max(sum(r["measure"] == measure for r in results) for measure in measures)
+    fig = figure(5 * len(measures), 1.4 + 0.19 * (len(peers) + 1) * most, "How many times longer others take than minidl")
+    for axes, measure in zip(fig.subplots(1, len(measures), squeeze=False, sharex=True)[0], measures):
         panel(axes)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         rows = [r for r in results if r["measure"] == measure][::-1]
         height = 0.8 / len(peers)
         for i, peer in enumerate(peers):
-            ratios = [ratio(data, r, peer) for r in rows]
-            places = [y + 0.4 - height * (i + 0.5) for y in range(len(rows))]
-            drawn = [(place, value) for place, value in zip(places, ratios) if value is not None]
-            axes.barh([p for p, _ in drawn], [v for _, v in drawn], height, color=colours[i % len(colours)], label=TITLES[peer])
+            ratios = [(y + 0.4 - height * (i + 0.5), ratio(data, row, peer)) for y, row in enumerate(rows)]
+            drawn = [(place, value) for place, value in ratios if value is not None]
+            places, values = [place for place, _ in drawn], [value for _, value in drawn]
+            colour = COLOURS[i % len(COLOURS)]
+            axes.barh(places, [value - 1 for value in values], height, left=1, color=colour, label=TITLES[peer])
             for place, value in drawn:
-                axes.text(value, place, f" {value:.2g}", va="center", fontsize=SMALL, color=INK)
-        axes.axvline(1, color=BLUE, linewidth=1.5, label="minidl")
+                axes.annotate(
+                    f"{value:.2g}",
+                    (value, place),
+                    (3 if value >= 1 else -3, 0),
+                    textcoords="offset points",
+                    ha="left" if value >= 1 else "right",
+                    va="center",
+                    fontsize=SMALL,
+                    color=INK,
+                )
+        axes.axvline(1, color=INK, linewidth=1.2)
         axes.set_yticks(range(len(rows)), [f"{r['title']}, N={r['batch']}" for r in rows])
         axes.set_title(measure, fontsize=LABEL + 1, color=INK)
-        axes.margins(x=0.12)
-    fig.axes[-1].legend(fontsize=SMALL, frameon=False, loc="lower right")
+        axes.margins(x=0.18)
+        axes.set_xlabel("faster than minidl  <  1  <  slower", fontsize=LABEL, color=INK)
+    handles = {label: handle for axes in fig.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=SMALL, frameon=False)
     fig.savefig(path)
     return True
 

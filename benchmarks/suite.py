@@ -2,7 +2,8 @@
 
 For every case all configurations load the same inputs and weights, each in its own process. minidl's results are
 compared with each of the others'; who disagrees is not timed. Then they take turns, A B C A B C ...: a turn is some
-steps, each with a clock around it, after a few without. Whatever slows the machine for a while slows all of them.
+steps, each with a clock around it, after a few without, and the next one starts when all threads of the last sleep.
+Whatever slows the machine for a while slows all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,11 +24,11 @@ from benchmarks import ceilings, machine
 from benchmarks.cases import CASES, TRAIN, Case
 from benchmarks.peers import CONFIGURATIONS, OURS, Configuration, environment
 from benchmarks.peers.base import MODEL_GRADIENT
-from benchmarks.worker import ROOT, Absent, Worker, WorkerError
+from benchmarks.worker import ROOT, Worker, WorkerError
 
 FORMAT = 1  # of the JSON file
 CLOSE = 1e-4  # largest difference, relative to the largest value
-SETTLE = 0.01  # seconds between turns: OpenMP's threads spin for a while after their last work
+SLOW = 2.0  # seconds of a step, from which on three turns must do
 FIRST_STEP = "cifar_cnn"
 
 
@@ -83,9 +85,7 @@ def differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tole
 class Suite:
     """All workers, and what has been measured so far (``data``, as it goes into the JSON file)."""
 
-    def __init__(
-        self, mode: Mode, threads: int, interpreters: dict[str, str], say: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, mode: Mode, threads: int, interpreters: dict[str, str], say: Callable[[str], None] = print) -> None:
         self.mode, self.threads, self.interpreters, self.say = mode, threads, interpreters, say
         self.workers: dict[str, Worker] = {}
         self.data: dict[str, Any] = {
@@ -115,7 +115,7 @@ class Suite:
                 continue
             try:
                 worker = self.workers[configuration.name] = self.worker(configuration)
-            except Absent as error:
+            except WorkerError as error:
                 self.data["absent"][configuration.peer] = str(error)
                 self.say(f"{configuration.peer} is not measured: {error}")
                 continue
@@ -163,17 +163,19 @@ class Suite:
                     ours = values
                     costs |= worker.ask("costs", case.name, case.batch)
                 else:
-                    notes["agreement"][name], lines = differences(ours, values, case.tolerance)
+                    worst, lines = differences(ours, values, case.tolerance)
+                    notes["agreement"][name] = worst if math.isfinite(worst) else None
                     if lines:
                         raise WorkerError(f"disagrees with minidl: {'; '.join(lines[:3])}")
                 ready[name] = measures
+                worker.rest()
             except WorkerError as error:
                 notes["errors"][name] = str(error)
                 if name == OURS.name:
                     break  # nothing to compare with
         times = self.turns(case, ready, notes["errors"])
         for name in self.workers:
-            if self.workers[name].alive:
+            with suppress(WorkerError):
                 self.workers[name].ask("drop")
         for measure, target in case.targets.items():
             entry = {"case": case.name, "title": case.title, "kind": case.kind, "batch": case.batch, "measure": measure}
@@ -186,19 +188,21 @@ class Suite:
         times: dict[str, dict[str, list[float]]] = {measure: {} for measure in case.targets}
         for measure in case.targets:
             steps: dict[str, int] = {}
+            turns: dict[str, int] = {}
             for turn in range(self.mode.rounds + 1):  # the first turn warms up and tells how long a step is
                 for name, measures in ready.items():
-                    if measure not in measures or name in errors:
+                    if measure not in measures or name in errors or turn > turns.get(name, 0):
                         continue
-                    time.sleep(SETTLE)
+                    worker = self.workers[name]
                     try:
                         if turn == 0:
-                            seconds = min(self.workers[name].ask("run", measure, 1, 1))
+                            (seconds,) = worker.ask("run", measure, 1, 1)
+                            turns[name] = self.mode.rounds if seconds < SLOW else 3
                             steps[name] = min(max(1, math.ceil(self.mode.seconds / seconds)), 1000)
                         else:
                             lead = math.ceil(steps[name] / 5) if steps[name] > 1 else 0
-                            new = self.workers[name].ask("run", measure, lead, steps[name])
-                            times[measure].setdefault(name, []).extend(new)
+                            times[measure].setdefault(name, []).extend(worker.ask("run", measure, lead, steps[name]))
+                        worker.rest()
                     except WorkerError as error:
                         errors[name] = f"{measure}: {error}"
                         times[measure].pop(name, None)
@@ -231,7 +235,9 @@ class Suite:
         """Seconds of the import statement in a new process."""
         code = f"import time; start = time.perf_counter(); import {configuration.package}; print(time.perf_counter() - start)"
         command = [self.interpreters[configuration.peer], "-c", code]
-        result = subprocess.run(command, env=environment(configuration, self.threads), cwd=ROOT, capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            command, env=environment(configuration, self.threads), cwd=ROOT, capture_output=True, text=True, check=True
+        )
         return float(result.stdout.split()[-1])
 
     def first_step_seconds(self, configuration: Configuration, variables: dict[str, str]) -> float:

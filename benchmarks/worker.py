@@ -15,6 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 class WorkerError(RuntimeError):
     """A worker that raised an exception, or ended."""
-
-
-class Absent(WorkerError):
-    """A framework that cannot be imported."""
 
 
 class Worker:
@@ -44,16 +41,20 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
+            cwd=ROOT,
             env={**environment(configuration, threads), **variables},
         )
-        self.version: str = self.ask("start", configuration, configuration.threads or threads)
+        try:
+            self.version: str = self.ask("start", configuration, configuration.threads or threads)
+        except WorkerError:
+            self.close()
+            raise
 
     def ask(self, command: str, *arguments: Any) -> Any:
         """Run one command there and return its answer.
 
         Raises:
-            Absent: the framework is not installed.
-            WorkerError: the command failed, or the process ended.
+            WorkerError: the command failed, the framework is not installed, or the process ended.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -61,17 +62,35 @@ class Worker:
             pickle.dump((command, arguments), self.process.stdin)
             self.process.stdin.flush()
             kind, answer = pickle.load(self.process.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             self.close()
             raise WorkerError(f"the process ended with code {self.process.returncode}: {self.last_words()}") from error
-        if kind == "answer":
-            return answer
-        raise (Absent if kind == "absent" else WorkerError)(answer)
+        if kind == "error":
+            raise WorkerError(answer)
+        return answer
 
     def last_words(self) -> str:
         """The end of what the worker wrote to its standard error."""
         self.log.seek(0)
         return " ".join(self.log.read().decode(errors="replace").split())[-500:] or "no message"
+
+    def rest(self) -> None:
+        """Wait until the worker's threads sleep: OpenMP and BLAS let them spin for a while after their last work."""
+        before = self._busy_ns()
+        for _ in range(200):
+            time.sleep(0.005)
+            now = self._busy_ns()
+            if now - before < 200_000:
+                return
+            before = now
+
+    def _busy_ns(self) -> int:
+        """Processor time of all its threads; 0 where the system does not tell, which makes ``rest`` one short pause."""
+        total = 0
+        for file in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError):  # a thread that has just ended
+                total += int(file.read_text().split()[0])
+        return total
 
     @property
     def alive(self) -> bool:
@@ -82,10 +101,8 @@ class Worker:
         """Let it end."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                try:
+                with suppress(BrokenPipeError):  # it has ended already
                     pipe.close()
-                except BrokenPipeError:  # it has ended already
-                    continue
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -132,10 +149,13 @@ class _Commands:
         gc.collect()
 
     def run(self, measure: str, lead: int, steps: int) -> list[float]:
-        """Seconds of each of ``steps`` steps, after ``lead`` that are not timed."""
-        self.task.reset()
-        step = self.task.measures[measure]
-        return timed(step, lead, steps)
+        """Seconds of each of ``steps`` steps, after ``lead`` that are not timed.
+
+        The first of those makes the optimizer's state anew; without them the steps go on from the last ones.
+        """
+        if lead:
+            self.task.reset()
+        return timed(self.task.measures[measure], lead, steps)
 
     def memory(self, name: str, batch: int) -> dict[str, float]:
         """Bytes that training steps take at their peak beyond model and data, and page faults per step afterwards.
@@ -213,10 +233,10 @@ def main() -> None:
         try:
             answer = ("answer", getattr(commands, command)(*arguments))
         except ImportError as error:
-            answer = ("absent", str(error))
+            answer = ("error", str(error))
         except Exception as error:  # whatever a framework raises is the suite's to report
             traceback.print_exc()
-            answer = ("error", f"{type(error).__name__}: {error}")
+            answer = ("error", " ".join(f"{type(error).__name__}: {error}".split()))
         pickle.dump(answer, answers)
         answers.flush()
 

@@ -291,7 +291,8 @@ class Tensor:
         return bool(self.item())
 
     def __format__(self, spec: str) -> str:
-        return format(self.item() if self.size == 1 else self, spec) if spec else str(self)
+        """``f"{loss:.4f}"`` for a tensor of one element."""
+        return format(self.item(), spec) if spec and self.size == 1 else super().__format__(spec)
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -341,6 +342,9 @@ class Tensor:
         if self._array.base is not None or _references(self) != _ALONE:
             self._array = self._array.copy(order="K")
         return self._array
+
+    def __pos__(self) -> Tensor:
+        return self
 
     def __iadd__(self, other: Any) -> Tensor:
         return self._update(self + other)
@@ -470,11 +474,10 @@ class Tensor:
         _walk(self._node if self._node is not None else self, array, retain_graph)
 
     if TYPE_CHECKING:  # the operations become methods in minidl.ops; this tells type checkers and editors
-
         T: Tensor
+        split: Callable[..., list[Tensor]]
 
         def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
-        def split(self, indices_or_sections: Any, axis: int = 0) -> list[Tensor]: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
         def __mul__(self, other: Any) -> Tensor: ...
@@ -491,6 +494,7 @@ class Tensor:
         def __mod__(self, other: Any) -> Tensor: ...
         def __and__(self, other: Any) -> Tensor: ...
         def __or__(self, other: Any) -> Tensor: ...
+        def __xor__(self, other: Any) -> Tensor: ...
         def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
         def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
         def __invert__(self) -> Tensor: ...

@@ -65,7 +65,9 @@ CONFIGURATIONS = [
         KEEP_MEMORY,
         cache="TORCHINDUCTOR_CACHE_DIR",
     ),
-    Configuration("tensorflow", "tensorflow", ("with_tensorflow", "TensorFlow"), "tensorflow", {}, {"TF_CPP_MIN_LOG_LEVEL": "3"}),
+    Configuration(
+        "tensorflow", "tensorflow", ("with_tensorflow", "TensorFlow"), "tensorflow", {}, {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    ),
     Configuration("jax", "jax", ("with_jax", "Jax"), "jax", {}, {"JAX_PLATFORMS": "cpu"}),
     Configuration("onnxruntime", "onnxruntime", ("with_onnxruntime", "OnnxRuntime"), "onnxruntime"),
     Configuration("mygrad", "mygrad", ("with_mygrad", "MyGrad"), "mygrad"),

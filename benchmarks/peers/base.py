@@ -12,7 +12,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.cases import BACKWARD, BOTH, FORWARD, INFER, OF_WEIGHTS, OF_X, TRAIN, UPDATE, Case, Cost, first_weights, gradient_like
+from benchmarks.cases import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    INFER,
+    OF_WEIGHTS,
+    OF_X,
+    TRAIN,
+    UPDATE,
+    Case,
+    Cost,
+    first_weights,
+    gradient_like,
+)
 
 MODEL_GRADIENT = "dL/d "  # how the names of such values begin
 STEPS_CHECKED = 2  # training steps after which losses must still agree

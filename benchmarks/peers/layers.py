@@ -16,6 +16,11 @@ EPS = 1e-5  # of batch normalisation
 class Module:
     """Holds values and other modules as attributes; ``shapes`` names the values."""
 
+    weight: Any
+    bias: Any
+    running_mean: Any
+    running_var: Any
+
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         self.shapes = shapes
 

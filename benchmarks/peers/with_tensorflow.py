@@ -87,7 +87,11 @@ class TensorFlowTask:
         self.x, self.t = tf.constant(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x), tf.constant(t)
         self.optimizer = tf.keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8)
         self.optimizer.build(list(self.parameters.values()))
-        self.forward, self.gradients, self.step = tf.function(self._forward), tf.function(self._gradients), tf.function(self._step)
+        self.forward, self.gradients, self.step = (
+            tf.function(self._forward),
+            tf.function(self._gradients),
+            tf.function(self._step),
+        )
         self.measures = {name: {TRAIN: self.train, INFER: self.infer}[name] for name in case.targets}
 
     def _forward(self, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: ``minidl train``, ``predict``, ``gradcheck``, ``doctor``.
+"""The command line: ``minidl train``, ``predict``, ``gradcheck``, ``bench``, ``doctor``.
 
 Each command is a file with ``add_arguments(parser)`` and ``run(options) -> exit code`` over the library.
 """
@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a CNN on handwritten digits and draw what it learnt",
     "predict": "say what a saved model sees in image files",
     "gradcheck": "check every operation's gradient against finite differences",
+    "bench": "measure speed and memory against other frameworks on this machine",
     "doctor": "show versions, threads, libraries, cache and GPU",
 }
 

@@ -73,7 +73,8 @@ def _numba() -> Iterator[tuple[str, str]]:
     yield "numba threads", f"{numba.get_num_threads()}, layer {numba.threading_layer()}"
     from minidl.kernels.cpu.activation import _relu
 
-    yield "kernel cache", str(_relu.stats.cache_path)  # type: ignore[attr-defined]
+    path = _relu.stats.cache_path  # type: ignore[attr-defined]
+    yield "kernel cache", path or "none: no folder that can be written to; set NUMBA_CACHE_DIR"
 
 
 def _host_cpu() -> str:

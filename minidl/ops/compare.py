@@ -19,6 +19,7 @@ from minidl.tensor import Tensor
 __all__ = [
     "bitwise_and",
     "bitwise_or",
+    "bitwise_xor",
     "clip",
     "equal",
     "greater",
@@ -250,6 +251,16 @@ class BitwiseOr(Function):
         return x | y
 
 
+class BitwiseXor(Function):
+    """z = x ^ y, bit by bit."""
+
+    differentiable = False
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, y: Any) -> Array:
+        return x ^ y
+
+
 class Invert(Function):
     """y = ~x, bit by bit."""
 
@@ -362,6 +373,22 @@ def bitwise_or(x: Any, y: Any) -> Tensor:
     tensor([ True, False,  True])
     """
     return BitwiseOr.apply(*_bits("bitwise_or", *operands("bitwise_or", x, y)))
+
+
+@op(oracle=np.bitwise_xor, methods=("bitwise_xor", "__xor__", "__rxor__"), **_bitwise)
+def bitwise_xor(x: Any, y: Any) -> Tensor:
+    """x ^ y: exclusive or of booleans, bit by bit for integers; no gradient.
+
+    Raises:
+        DtypeError: floats.
+        ShapeError: shapes that do not broadcast.
+
+    >>> import minidl as md
+    >>> x = md.tensor([0.5, 1.5, 2.5])
+    >>> (x > 1) ^ (x > 2)
+    tensor([False,  True, False])
+    """
+    return BitwiseXor.apply(*_bits("bitwise_xor", *operands("bitwise_xor", x, y)))
 
 
 @op(

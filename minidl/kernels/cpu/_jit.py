@@ -14,6 +14,7 @@ import ctypes
 import functools
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -42,6 +43,22 @@ def _wait_briefly() -> None:
 
 _wait_briefly()
 
+
+def _can_cache() -> bool:
+    """Whether there is a folder for compiled kernels: beside the package, or in the user's home."""
+    try:
+        njit(lambda: None, cache=True)
+    except RuntimeError:
+        warnings.warn(
+            "minidl: no folder to keep compiled kernels in, so every process compiles them anew. Set NUMBA_CACHE_DIR.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+CACHE = _can_cache()
+
 FASTMATH = {"reassoc", "contract", "arcp", "afn"}
 
 PARALLEL_MIN = 1 << 15  # elements below which handing work to a second thread costs more than it brings
@@ -51,12 +68,12 @@ _one_at_a_time = threading.RLock()
 
 def serial(function: Callable) -> Callable:
     """Compile a loop body."""
-    return njit(function, fastmath=FASTMATH, cache=True, nogil=True, error_model="numpy")
+    return njit(function, fastmath=FASTMATH, cache=CACHE, nogil=True, error_model="numpy")
 
 
 def parallel(function: Callable) -> Callable:
     """Compile a driver that splits its work with prange."""
-    compiled = njit(function, fastmath=FASTMATH, cache=True, parallel=True, nogil=True, error_model="numpy")
+    compiled = njit(function, fastmath=FASTMATH, cache=CACHE, parallel=True, nogil=True, error_model="numpy")
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:

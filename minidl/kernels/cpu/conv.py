@@ -5,7 +5,7 @@ Images are (N, H, W, C) and weights (KH, KW, C/G, O) in memory.
     depthwise (G = C = O)                 plain loops over the channels                        _depthwise.py
     y, gw, gb                             sums on register tiles, from the images              _direct.py, correlate
     gx                                    the same sums, on gy with the kernel turned          _direct.py, correlate
-    gx of few channels or large strides   products of gy and weights, added window by window   _direct.py, scatter
+    gx where that is wasteful             products of gy and weights, added window by window   _direct.py, scatter
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.kernels.cpu._depthwise import INPUT, OUTPUT, WEIGHT, depthwise
-from minidl.kernels.cpu._direct import correlate, forward_axis, gradient_axes, scatter, weight_gradient
+from minidl.kernels.cpu._direct import Axis, correlate, forward_axis, gradient_axes, padded, scatter, weight_gradient
 from minidl.kernels.cpu._tile import lanes
 from minidl.kernels.generic.conv import Padding, Pair
 from minidl.memory import channels_last, empty
@@ -75,7 +75,7 @@ def conv2d_backward(
         if gb is not None:
             weight_gradient(gy, None, None, gb, image, h, v, groups)
     else:
-        if gx is not None and _window_by_window(w, stride):
+        if gx is not None and _window_by_window(w, size, h, v, stride, groups):
             scatter(gy, w, gx, h, v, groups)
         elif gx is not None:
             phases = [gradient_axes(size[i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
@@ -91,7 +91,14 @@ def conv2d_backward(
     )
 
 
-def _window_by_window(w: np.ndarray, stride: Pair) -> bool:
-    """Whether gx is better computed a window of gx at a time: a tile's columns are then (kh, kw, c) and not c alone."""
-    KH, KW, CG, _ = w.shape
-    return (KH * KW > 1 and lanes(w.dtype) >= 2 * CG) or stride[0] * stride[1] > MOST_PHASES
+def _window_by_window(w: np.ndarray, size: Pair, h: Axis, v: Axis, stride: Pair, groups: int) -> bool:
+    """Whether gx costs less a window at a time. The factors are rough, from measurements.
+
+    A window at a time, a tile's columns are (kh, kw, c) and not c alone, and nothing is computed for padding; but the
+    windows have to be added up. The other form is slower with half a tile, and for the few taps that a stride leaves.
+    """
+    (KH, KW, CG, O), vector, phases = w.shape, lanes(w.dtype), stride[0] * stride[1]
+    slower = 1.3 ** ((padded(CG, vector) == vector) + (phases > 1))
+    turned = size[0] * size[1] / phases * KH * KW * padded(CG, vector) * slower
+    windows = h.outputs * v.outputs * padded(KH * KW * CG, vector) * (1 + 12 * groups / O)
+    return windows < turned or phases > MOST_PHASES

@@ -52,7 +52,8 @@ from minidl.memory import channels_last, empty
 __all__ = ["winograd_backward", "winograd_forward", "winograd_pays"]
 
 LANES = lanes(np.float32)
-WIDE, NARROW = (Shape(8, 2), Shape(16, 1)) if VECTOR_BYTES == 64 else (Shape(4, 2), Shape(8, 1))
+# Rows divide BLOCK and a vector, so that all tiles are whole; their sums fit in the registers (16 without AVX-512).
+WIDE, NARROW = (Shape(8, 2), Shape(8, 1)) if VECTOR_BYTES == 64 else (Shape(4, 2), Shape(4, 1))
 THREE, FOUR, SIX = Shape(3, 1), Shape(4, 1), Shape(6, 1)
 ZEROS = np.zeros(2 * LANES, np.float32)
 # Integers that are passed on to functions are np.intp, because Numba compiles a function again for each plain integer.
@@ -382,9 +383,9 @@ def _backward(gy, O, U, x, C, gx, gU, gb, geometry, sizes, tables, first, last, 
     block, c_row, c_slab, c_width, o_row, o_slab, o_width, u_slab, g_slab = sizes
     V, M, patch, scratch = _workspace(work, c_slab, o_slab)
     gU[:] = 0
-    gx[first:last] = 0
     gb[first * O : last * O] = 0
     tiles = geometry[0] * geometry[1]
+    cleared = first  # the images of gx before this one have been set to zero; just before use, so that they lie in the cache
     for begin in range(first * tiles, last * tiles, block):
         end = min(begin + block, last * tiles)
         _read_gradients(gy, O, begin, end, geometry, M, o_row, o_slab, gb, patch, scratch)
@@ -395,6 +396,9 @@ def _backward(gy, O, U, x, C, gx, gU, gb, geometry, sizes, tables, first, last, 
         if gx.size > 0:
             weights = (U, u_slab, O * c_width, c_width)
             _products((M, tables[1], o_slab, NEXT), weights, (V, tables[0], c_slab), O, end - begin, c_row, WRITE)
+            touched = (end - 1) // tiles + 1
+            gx[cleared:touched] = 0
+            cleared = touched
             _add_inputs(V, c_row, c_slab, gx, C, begin, end, geometry, patch, scratch)
 
 
