@@ -63,8 +63,10 @@ class Worker:
             self.process.stdin.flush()
             kind, answer = pickle.load(self.process.stdout)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            self.end()
+            words = self.last_words()
             self.close()
-            raise WorkerError(f"the process ended with code {self.process.returncode}: {self.last_words()}") from error
+            raise WorkerError(f"the process ended with code {self.process.returncode}: {words}") from error
         if kind == "error":
             raise WorkerError(answer)
         return answer
@@ -98,7 +100,12 @@ class Worker:
         return self.process.poll() is None
 
     def close(self) -> None:
-        """Let it end."""
+        """Let it end, and forget what it wrote."""
+        self.end()
+        self.log.close()
+
+    def end(self) -> None:
+        """Close its pipes, upon which it ends by itself; kill it when it does not."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):  # it has ended already

@@ -8,8 +8,7 @@ import weakref
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import minidl as md
 from minidl.errors import ArgumentError, DtypeError, GraphError, ShapeError

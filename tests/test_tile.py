@@ -8,20 +8,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 pytest.importorskip("numba")
 
 from numba import config, njit
 
 from minidl.kernels import cpu
-from minidl.kernels.cpu import _direct, _jit, _product, _tile, conv
-from minidl.kernels.cpu import linear as cpu_linear
+from minidl.kernels.cpu import _direct, _jit, _product, _tile, conv, linear as cpu_linear
 from minidl.kernels.cpu._tile import NARROW, WIDE, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
-from minidl.kernels.generic import conv as generic
-from minidl.kernels.generic import conv2d_loops
-from minidl.kernels.generic import linear as generic_linear
+from minidl.kernels.generic import conv as generic, conv2d_loops, linear as generic_linear
 
 DTYPES = [np.float32, np.float64]
 FAST = settings(max_examples=60, deadline=None, derandomize=True)

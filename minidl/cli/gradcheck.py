@@ -46,10 +46,8 @@ def run(options: argparse.Namespace) -> int:
             worst = report.worst
             assert worst is not None
             counts[worst.verdict] += 1
-            print(
-                f"{report.operation:<33} {sample:<34} {worst.error:>16.1e}  {f'{worst.name} {worst.where}':<24} {worst.verdict}",
-                flush=True,
-            )
+            place = f"{worst.name} {worst.where}"
+            print(f"{report.operation:<33} {sample:<34} {worst.error:>16.1e}  {place:<24} {worst.verdict}", flush=True)
             if options.verbose or worst.verdict == "FAIL":
                 for entry in report.inputs:
                     print(f"    {entry}")
