@@ -66,10 +66,24 @@ def _read(name: str, shape: tuple[int, ...], invert: str) -> np.ndarray:
     channels, height, width = shape
     try:
         with Image.open(name) as file:
-            picture: Any = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError) as error:
+            picture = _opaque(file).convert("L" if channels == 1 else "RGB")
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ArgumentError(f"{name}: expected an image, got a file that Pillow cannot read ({error}).") from error
     x = np.asarray(picture, np.float32) / 255
     if invert == "yes" or (invert == "auto" and channels == 1 and x.mean() > 0.5):
         x = 1 - x
     return x.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _opaque(picture: Any) -> Any:
+    """A picture of 8 bits without transparency: drawn on white paper, or its own brightest value turned white."""
+    from PIL import Image
+
+    if picture.has_transparency_data:
+        paper = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(paper, picture.convert("RGBA"))
+    if picture.mode[0] in "IF":  # 16 or 32 bits, or floats, which convert() would cut off at 255
+        values = np.asarray(picture, np.float32)
+        return Image.fromarray(np.uint8(255 * np.clip(values, 0, None) / max(float(values.max()), 1e-30)))
+    return picture

@@ -11,6 +11,7 @@ import numpy as np
 from minidl.backend import FLOATS, Array, is_array, parse_device, to_device
 from minidl.context import state
 from minidl.errors import ArgumentError, DtypeError, ShapeError
+from minidl.ops._arguments import describe
 from minidl.tensor import Parameter, Tensor
 
 
@@ -158,7 +159,9 @@ class Module:
         """
         self._check_new(name)
         if not isinstance(module, Module):
-            raise DtypeError.of("add_module", "a Module", type(module).__name__)
+            hint = f"Make one: {module.__name__}(...)." if isinstance(module, type) else ""
+            hint = "Unpack it: Sequential(*modules)." if isinstance(module, (list, tuple)) else hint
+            raise DtypeError.of(type(self).__name__, "a Module", describe(module), hint)
         self._modules[name] = module
         _Structure.version += 1
 
@@ -296,7 +299,7 @@ class Module:
         for name in path.split(".") if path else ():
             if name not in module._modules:
                 raise ArgumentError.of(
-                    type(self).__name__, f"a path below it (one of {', '.join(module._modules)})", repr(path)
+                    type(self).__name__, f"a path below it (one of {', '.join(module._modules) or 'none'})", repr(path)
                 )
             module = module._modules[name]
         return module

@@ -3,6 +3,7 @@
 Images are (N, H, W, C) and weights (KH, KW, C/G, O) in memory.
 
     depthwise (G = C = O)                 plain loops over the channels                        _depthwise.py
+    3x3, stride 1, float32, C and O >= 16 Winograd F(4x4, 3x3), where it saves work            winograd.py
     y, gw, gb                             sums on register tiles, from the images              _direct.py, correlate
     gx                                    the same sums, on gy with the kernel turned          _direct.py, correlate
     gx where that is wasteful             products of gy and weights, added window by window   _direct.py, scatter
@@ -15,6 +16,7 @@ import numpy as np
 from minidl.kernels.cpu._depthwise import INPUT, OUTPUT, WEIGHT, depthwise
 from minidl.kernels.cpu._direct import Axis, correlate, forward_axis, gradient_axes, padded, scatter, weight_gradient
 from minidl.kernels.cpu._tile import lanes
+from minidl.kernels.cpu.winograd import winograd_backward, winograd_forward, winograd_pays
 from minidl.kernels.generic.conv import Padding, Pair
 from minidl.memory import channels_last, empty
 
@@ -33,6 +35,8 @@ def conv2d_forward(
     x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> np.ndarray:
     """y[n, o, oh, ow] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, c, oh SH + kh DH - top, ow SW + kw DW - left]."""
+    if winograd_pays(x.shape, w.shape, stride, padding, dilation, groups, x.dtype):
+        return winograd_forward(x, w, b, padding)
     x, w = channels_last(x), _spatial_first(w)
     h, v = (forward_axis(x.shape[1 + i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
     y = empty((len(x), h.outputs, v.outputs, w.shape[3]), x.dtype)
@@ -57,6 +61,9 @@ def conv2d_backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """gx, gw and gb of a convolution of (H, W) = ``size`` images, each None when not needed. x is read for gw only."""
+    shape = (len(gy), w.shape[1] * groups, *size)
+    if winograd_pays(shape, w.shape, stride, padding, dilation, groups, gy.dtype):
+        return winograd_backward(gy, x, w, size, padding, needs)
     gy, w = channels_last(gy), _spatial_first(w)
     image = (*size, w.shape[2] * groups)
     gx = empty((len(gy), *image), gy.dtype) if needs[0] else None
