@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ def slug(threads: int) -> str:
     """The machine's name for a file: ``amd-epyc-9r14-2-threads``."""
     words = re.sub(r"\((R|TM)\)|CPU|Processor|@.*", " ", cpu_name(), flags=re.IGNORECASE)
     return re.sub(r"[^a-z0-9]+", "-", f"{words} {threads} threads".lower()).strip("-")
+
+
+def busy_share(seconds: float = 1.0) -> float | None:
+    """How much of all cores other programs take while this one sleeps; None where the system does not tell."""
+    if not Path("/proc/stat").exists():
+        return None
+    before = _ticks()
+    time.sleep(seconds)
+    total, idle = (now - then for now, then in zip(_ticks(), before))
+    return 1 - idle / total if total else None
+
+
+def _ticks() -> tuple[int, int]:
+    """Processor time since the start of the system, and how much of it was idle or waited for disks."""
+    numbers = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(numbers), numbers[3] + numbers[4]
 
 
 def _version(package: str) -> str:

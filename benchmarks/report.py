@@ -76,6 +76,11 @@ def measured_peers(data: Data) -> list[str]:
     return [peer for peer in PEERS if peer in present]
 
 
+def is_busy(share: float | None) -> bool:
+    """Whether others use so much of the processor that times mean little."""
+    return share is not None and share > 0.1
+
+
 # ---------------------------------------------------------------- Markdown
 
 
@@ -203,6 +208,12 @@ def _head(data: Data) -> list[str]:
         products = " and ".join(f"{entry['product_gflops']:.0f}" for entry in data["ceilings"])
         copies = " and ".join(f"{entry['copy_gbs']:.1f}" for entry in data["ceilings"])
         lines.append(f"Ceilings, before and after: matrix product {products} GFLOP/s, copy {copies} GB/s.")
+        if any(is_busy(entry["busy_share"]) for entry in data["ceilings"]):
+            shares = " and ".join(f"{entry['busy_share'] or 0:.0%}" for entry in data["ceilings"])
+            lines.append(
+                f"**Other programs took {shares} of the processor before and after this run. Do not trust its numbers:** "
+                "threads that wait for each other slow some frameworks tenfold when they must share cores."
+            )
     lines.append(
         "Ratios are the other's median time divided by minidl's: above 1 minidl is faster. All frameworks computed the same "
         'values before they were timed, in turns, each in its own process. "Of bound" is the least time that the machine\'s '

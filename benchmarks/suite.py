@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import ceilings, machine
+from benchmarks import ceilings, machine, report
 from benchmarks.cases import CASES, TRAIN, Case
 from benchmarks.peers import CONFIGURATIONS, OURS, Configuration, environment
 from benchmarks.peers.base import MODEL_GRADIENT
@@ -142,8 +142,11 @@ class Suite:
     # ---------------------------------------------------------------- cases
 
     def ceilings(self) -> None:
-        """Measure the machine's ceilings once more."""
-        self.data["ceilings"].append(ceilings.measure(self.threads))
+        """Measure the machine's ceilings once more, and how much of it others use."""
+        busy = machine.busy_share()
+        self.data["ceilings"].append({"busy_share": busy, **ceilings.measure(self.threads)})
+        if report.is_busy(busy):
+            self.say(f"other programs take {busy:.0%} of the processor: what follows is not to be trusted")
 
     def case(self, case: Case) -> None:
         """Prepare, compare and time one case in all workers."""

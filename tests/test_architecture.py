@@ -115,3 +115,21 @@ def test_files_stay_readable(path):
         if i in lines and line.strip() and not line.strip().startswith("#")
     ]
     assert len(code) <= 400, f"{len(code)} lines of code"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_names_are_public_for_type_checkers(path):
+    """They take an imported name as the package's own only from a star, from ``import x as x`` and in ``__all__``."""
+    if path.parent.name in ("kernels", "cpu", "generic", "cli", "ops"):
+        return  # not for users
+    tree = ast.parse(path.read_text())
+    public = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            public = set(ast.literal_eval(node.value))
+    if path.parent.name == "models":
+        tree.body = [node for node in tree.body if getattr(node, "module", "").startswith("minidl.models")]
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("minidl"):
+            for alias in node.names:
+                assert alias.name in ("*", alias.asname) or alias.name in public, f"{alias.name} is not re-exported"

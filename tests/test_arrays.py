@@ -1,7 +1,9 @@
 """Tensors as arrays: NumPy's meaning and PyTorch's gradients, over shapes, dtypes and special values."""
 
+import copy
 import gc
 import math
+import pickle
 import threading
 import weakref
 
@@ -543,7 +545,12 @@ def test_dlpack():
     source[0, 0] = 9
     assert copied[0, 0].item() == 0
     assert shared[0, 0].item() == 9
-    assert np.from_dlpack(md.ones(3)).tolist() == [1, 1, 1]
+    x = md.ones(3)
+    view = np.from_dlpack(x)
+    assert view.tolist() == [1, 1, 1]
+    assert not view.flags.writeable  # a graph may need the values
+    x.__dlpack__()  # a consumer that cannot be told so gets a copy
+    assert not np.shares_memory(view, np.asarray(x.copy()))
 
 
 # ---------------------------------------------------------------- the Tensor itself
@@ -589,6 +596,60 @@ def test_tensor_values():
         x.numpy()[0, 0] = 1
 
 
+def test_formats_and_prints():
+    loss = md.tensor(3.14159)
+    assert f"{loss:.2f} {md.tensor(7):>3} {loss}" == "3.14   7 tensor(3.1416)"
+    with pytest.raises(TypeError, match="unsupported format string"):
+        f"{md.ones(2):.2f}"
+    assert repr(md.zeros(0, 3)) == "tensor([], shape=(0, 3))"
+    assert repr(md.zeros(0)) == "tensor([])"
+
+
+class Foreign:
+    """An array of another library, which hands out its own memory."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None):
+        return self.array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool", ">f8", ">i4"])
+def test_arrays_of_other_libraries_keep_their_dtype_and_are_copied(dtype):
+    source = np.array([0, 1]).astype(dtype)
+    for data in (Foreign(source), source, [Foreign(source)] if dtype == "float64" else source):
+        x = md.tensor(data)
+        assert x.dtype == np.dtype(dtype).newbyteorder("=")
+        assert x.dtype.isnative
+        assert not np.shares_memory(x.numpy(), source)
+    assert md.tensor([md.tensor(1.0, "float64")]).dtype == np.float64
+
+
+def test_arrays_that_cannot_be_read():
+    class Unreadable:
+        def __array__(self, dtype=None):
+            raise TypeError("lies on a GPU")
+
+    with pytest.raises(DtypeError, match=r"tensor: expected an array that NumPy can read, got Unreadable: lies on a GPU"):
+        md.tensor(Unreadable())
+    Tensor = type("Tensor", (), {"__module__": "otherlib.core"})
+    with pytest.raises(DtypeError, match=r"add: expected y as a tensor, an array or a number, got otherlib\.Tensor"):
+        md.ones(2) + Tensor()
+
+
+def test_copies_and_pickles_are_of_leaves():
+    x = md.Parameter([1.0, 2.0])
+    (x * x).sum().backward()
+    for y in (copy.deepcopy(x), pickle.loads(pickle.dumps(x)), copy.copy(x)):
+        assert type(y) is md.Parameter
+        assert (y.tolist(), y.grad.tolist(), y.requires_grad) == ([1, 2], [2, 4], True)
+    for duplicate in (copy.deepcopy, copy.copy, pickle.dumps):  # a copy's gradient would never reach x
+        with pytest.raises(GraphError, match=r"copy or pickle: expected a leaf tensor, got the result of multiply\."):
+            duplicate(x * 2)
+    assert copy.deepcopy((x * 2).detach()).tolist() == [2, 4]
+
+
 def test_zero_dimensional_results_are_arrays():
     x = leaf(2.0)
     for y in (x + 1, x * x, -x, x.exp(), x.sum(), x.reshape(()), leaf([1.0, 2.0])[0], leaf([1.0, 2.0]) @ leaf([1.0, 2.0])):
@@ -618,6 +679,28 @@ def test_update_in_place():
     y = x
     x += 1  # no leaf that asks for a gradient: a new tensor
     assert y.item() == 1
+    square = same = leaf([[1.0, 2.0], [3.0, 5.0]])
+    with md.no_grad():
+        square **= 2
+        square @= md.tensor([[0.0, 1.0], [1.0, 0.0]], dtype="float64")
+        square //= 2
+        square %= 7
+    assert square is same
+    assert square.tolist() == [[2, 0], [5, 4]]
+    assert (+square) is square
+
+
+def test_update_of_a_recorded_leaf_is_refused():
+    """``for p in parameters: p -= 0.1 * p.grad`` without no_grad would change nothing."""
+    w = leaf([1.0, 2.0])
+    with pytest.raises(GraphError, match=r"in-place update: expected .* got a leaf that does\. Use it under md\.no_grad\(\)"):
+        w -= 0.5
+    assert w.tolist() == [1, 2]
+    y = w * 2
+    y += 1
+    assert y.tolist() == [3, 5]
+    y.sum().backward()
+    assert w.grad.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -754,6 +837,85 @@ def test_hooks():
         y.sum().backward()
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda g: g.numpy(), r"gradient hook: expected a Tensor or None, got ndarray"),
+        (lambda g: 2.0, "gradient hook: expected a Tensor or None, got float"),
+        (lambda g: g.astype("float32"), "gradient hook: expected float64, got float32"),
+    ],
+)
+def test_hooks_return_what_fits(returned, message):
+    for of in (lambda x: x, lambda x: x * 1):
+        x = leaf([1.0, 2.0])
+        y = of(x)
+        y.register_hook(returned)
+        with pytest.raises(DtypeError, match=message):
+            (y * 1).sum().backward()
+
+
+def test_gradients_are_set_in_the_dtype_of_their_tensor():
+    x = leaf([1.0, 2.0], "float32")
+    x.grad = np.ones(2)
+    assert x.grad.dtype == np.float32
+    with pytest.raises(DtypeError, match=r"Tensor\.grad: expected float32, got float64\. Convert it with \.astype"):
+        x.grad = md.ones(2, dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("gradients", "message"),
+    [
+        (lambda g: (g, None), r"own \[0\]: expected backward to return an array as the gradient of input 1, got NoneType\."),
+        (
+            lambda g: (md.tensor(g), g),
+            r"own \[0\]: expected backward to return an array as the gradient of input 0, got Tensor\.",
+        ),
+        (lambda g: g, r"own \[0\]: expected backward to return 2 gradients, one per input of forward, got 1\."),
+        (lambda g: (g, g.sum(0)), r"own \[0\]: expected backward to return a gradient of shape \(2,\) for input 1, got \(\)\."),
+    ],
+)
+def test_backward_of_an_own_function_keeps_the_rules(gradients, message):
+    class Own(md.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x + y
+
+        @staticmethod
+        def backward(ctx, gz):
+            return gradients(gz)
+
+    class Layer(md.nn.Module):
+        def forward(self, x, y):
+            return Own.apply(x, y)
+
+    class Model(md.nn.ModuleList):
+        def forward(self, x, y):
+            return self[0](x * 1, y)
+
+    loss = Model([Layer()])(leaf([1.0, 2.0]), leaf([1.0, 2.0])).sum()
+    with pytest.raises(GraphError, match=message):
+        loss.backward()
+
+
+def test_errors_in_backward_name_the_operation():
+    class Broken(md.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x + 0.0
+
+        @staticmethod
+        def backward(ctx, gy):
+            raise ZeroDivisionError("no way")
+
+    x = leaf([1.0])
+    with pytest.raises(ZeroDivisionError) as caught:
+        (Broken.apply(x) * 2).backward()
+    assert caught.value.__notes__ == ["in the backward of broken"]
+    assert x.grad is None
+    (x * 2).backward()
+    assert x.grad.item() == 2
+
+
 def test_retain_grad():
     x = leaf([1.0, 2.0])
     h = x * 3
@@ -786,6 +948,57 @@ def test_threads_have_their_own_grad_mode():
     for t in threads:
         t.join()
     assert result == {"quiet": False, "loud": True}
+
+
+def test_grad_mode_as_decorator():
+    @md.no_grad
+    def plain(depth):
+        """Says something."""
+        return plain(depth - 1) if depth else md.is_grad_enabled()
+
+    @md.no_grad()
+    def steps():
+        received = yield md.is_grad_enabled()
+        received = yield md.is_grad_enabled(), received
+        return md.is_grad_enabled(), received
+
+    assert (plain(2), plain.__doc__, md.is_grad_enabled()) == (False, "Says something.", True)
+    walk = steps()
+    assert (next(walk), md.is_grad_enabled()) == (False, True)  # the caller's mode is its own between two steps
+    assert (walk.send("a"), md.is_grad_enabled()) == ((False, "a"), True)
+    with pytest.raises(StopIteration) as end:
+        walk.send("b")
+    assert (end.value.value, md.is_grad_enabled()) == ((False, "b"), True)
+    abandoned = steps()
+    next(abandoned)
+    abandoned.close()
+    assert md.is_grad_enabled()
+
+
+def test_decorated_function_in_two_threads():
+    first_inside, second_inside, results = threading.Event(), threading.Event(), {}
+
+    @md.no_grad()
+    def wait(name, entered, other):
+        entered.set()
+        other.wait(5)
+
+    def recording():
+        wait("recording", first_inside, second_inside)
+        results["recording"] = md.is_grad_enabled()
+
+    def quiet():
+        with md.no_grad():
+            first_inside.wait(5)
+            wait("quiet", second_inside, first_inside)
+            results["quiet"] = md.is_grad_enabled()
+
+    threads = [threading.Thread(target=f) for f in (recording, quiet)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert results == {"recording": True, "quiet": False}
 
 
 def test_functions_as_methods():

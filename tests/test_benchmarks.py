@@ -346,7 +346,10 @@ def data():
         "date": "2026-01-01",
         "threads": 2,
         "machine": {"cpu": "Some CPU", "system": "Linux", "python": "3", "packages": {"numpy": "2"}},
-        "ceilings": [{"product_gflops": 50.0, "copy_gbs": 10.0}, {"product_gflops": 100.0, "copy_gbs": 9.0}],
+        "ceilings": [
+            {"product_gflops": 50.0, "copy_gbs": 10.0, "busy_share": 0.01},
+            {"product_gflops": 100.0, "copy_gbs": 9.0, "busy_share": None},
+        ],
         "configurations": {name: {"peer": peer, "version": "1"} for name, peer in by_peer.items()},
         "absent": {"mygrad": "No module named 'mygrad'"},
         "results": [
@@ -393,6 +396,14 @@ def test_rows_of_the_markdown(data):
     for line in text.splitlines():
         if line.startswith("|") and "---" not in line:
             assert line.endswith("|")
+
+
+def test_a_busy_machine_is_named(data):
+    assert "Do not trust" not in report.markdown(data)
+    data["ceilings"][1]["busy_share"] = 0.4
+    data["ceilings"][0]["busy_share"] = 0.05
+    assert "Other programs took 5% and 40% of the processor" in report.markdown(data)
+    assert 0 <= (machine.busy_share(0.05) or 0) <= 1
 
 
 def test_readme_table_is_replaced_between_its_marks(data, tmp_path):

@@ -1,8 +1,11 @@
 """The commands as a user types them."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -77,7 +80,10 @@ def error_line(capsys, arguments):
     [
         ([], ["COMMAND"]),
         (["fly"], ["fly", "train"]),
-        (["train", "--fly"], ["--fly"]),
+        (["train", "--fly"], ["--fly", "minidl train --help"]),
+        (["train", "--lr", "inf"], ["--lr", "inf"]),
+        (["train", "--seed", "-1"], ["--seed", "-1"]),
+        (["gradcheck", "relu", "--seed", "-1"], ["--seed", "-1"]),
         (["train", "--model", "resnet9000"], ["resnet9000", "lenet5"]),
         (["train", "--epochs", "0"], ["--epochs", "0"]),
         (["train", "--epochs", "many"], ["--epochs", "many"]),
@@ -94,6 +100,70 @@ def test_mistakes_get_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
     for word in words:
         assert word in message
     assert list(tmp_path.iterdir()) == [], "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_train_finds_a_wrong_folder_before_the_work(out, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    message = error_line(capsys, ["train", "--out", str(tmp_path / out)])
+    assert "--out: expected a folder to write to" in message
+    assert str(tmp_path / out) in message
+
+
+def test_train_names_a_loss_that_is_not_finite(capsys, tmp_path):
+    assert main(["train", "--model", "small_cnn", "--epochs", "1", "--lr", "1e30", "--out", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert re.match(r"minidl train: fit: expected a finite loss, got .* smaller learning rate.*\n$", message)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT between processes")
+def test_ctrl_c_writes_what_there_is(tmp_path):
+    command = [sys.executable, "-u", "-m", "minidl", "train", "--model", "small_cnn", "--epochs", "500", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/500"):
+                break
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "(interrupted)" in out
+    assert (tmp_path / "model.safetensors").stat().st_size > 1000
+    assert len((tmp_path / "history.csv").read_text().splitlines()) >= 2
+    assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end differently")
+def test_a_reader_that_leaves_early():
+    command = f"{sys.executable} -m minidl gradcheck relu exp log | head -n 1"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
+    assert result.stderr == ""
+    assert result.stdout.startswith("op ")
+
+
+def test_predict_reads_every_kind_of_picture(trained, tmp_path, capsys):
+    folder, _ = trained
+    _, test = md.data.mnist_mini()
+    pixels = test.images[0, 0]
+    pictures = {
+        "black on transparent": Image.fromarray(np.dstack([np.zeros((28, 28, 3), np.uint8), pixels])),
+        "16 bits": Image.fromarray(pixels.astype(np.uint16) * 257),
+        "colour": Image.fromarray(pixels).convert("RGB"),
+        "palette": Image.fromarray(pixels).convert("P"),
+    }
+    names = [str(tmp_path / f"{name}.png") for name in pictures]
+    for name, picture in zip(names, pictures.values()):
+        picture.save(name)
+    for name, values in (("32 bits", pixels.astype(np.int32) * 1000), ("floats", pixels / np.float32(255))):
+        names.append(str(tmp_path / f"{name}.tiff"))
+        Image.fromarray(values).save(names[-1])
+    assert main(["predict", "--model", str(folder / "model.safetensors"), "--top", "1", *names]) == 0
+    said = [re.search(r"\.\w+\s+(\d)\s+([\d.]+)%", line).groups() for line in capsys.readouterr().out.splitlines()]
+    assert len(said) == 6
+    assert len({digit for digit, _ in said}) == 1
+    shares = [float(share) for _, share in said]
+    assert max(shares) - min(shares) < 2
 
 
 def test_predict_refuses_bad_files(trained, tmp_path, capsys, monkeypatch):
@@ -145,4 +215,7 @@ def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0
-    assert "--help" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "--help" in out
+    assert "None" not in out
+    assert ("(default: 0)" in out) == (command in (["train"], ["gradcheck"]))

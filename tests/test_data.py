@@ -165,6 +165,11 @@ def test_split_errors(sizes):
         split(pets(), sizes)
 
 
+def test_split_takes_a_dataset():
+    with pytest.raises(DtypeError, match=r"split: expected an ArrayDataset, got tuple\. Make one"):
+        split((np.zeros((4, 2)), np.zeros(4, int)), [0.5, 0.5])
+
+
 def test_split_into_empty_parts():
     assert [len(part) for part in split(pets(), [10, 0])] == [10, 0]
     assert [len(part) for part in split(pets(10)[[]], [0.5, 0.5])] == [0, 0]

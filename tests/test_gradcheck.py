@@ -86,7 +86,12 @@ def test_kink_is_named_not_failed():
 def test_tie_is_named_not_failed():
     report = md.gradcheck(lambda x: md.maximum(x, md.tensor([1.0, 5.0], dtype="float64")), [1.0, 2.0])
     assert report
-    assert md.gradcheck(lambda x: x.max(), [3.0, 3.0, 1.0])
+    for function, x in ((lambda x: x.max(), [3.0, 3.0, 1.0]), (md.abs, [0.0, 1.0])):  # the central difference agrees there
+        report = md.gradcheck(function, x)
+        assert report
+        assert report.inputs[0].verdict == "kink"
+    assert md.gradcheck(lambda x: x * x * x, [0.0, 1.0]).inputs[0].verdict == "ok"  # curved is not bent
+    assert md.gradcheck(lambda x: x * x, [0.0, 0.0]).inputs[0].verdict == "ok"
 
 
 def test_kink_nearby_is_left_behind():
@@ -155,6 +160,19 @@ def test_nan_gradient_fails():
             return gy * np.nan
 
     assert not md.gradcheck(Nan.apply, [1.0, 2.0])
+
+
+def test_infinite_values_fail_without_warnings():
+    for x in ([np.inf, 1.0], [np.nan, 1.0]):
+        report = md.gradcheck(lambda t: t * 2, x)
+        assert not report
+        assert "numeric nan" in str(report)
+
+
+@pytest.mark.parametrize("result", [lambda x: {"y": x * 2}, lambda x: (x * 2, None), lambda x: 3.0])
+def test_results_that_are_no_tensors_are_refused(result):
+    with pytest.raises(md.DtypeError, match="gradcheck: expected a function that returns a tensor, or a list or tuple of them"):
+        md.gradcheck(result, [1.0, 2.0])
 
 
 def test_several_inputs_and_outputs():

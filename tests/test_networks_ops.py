@@ -31,6 +31,18 @@ def ulps(got, exact):
 
 erf = np.vectorize(math.erf)
 
+# ---------------------------------------------------------------- choices at kinks and NaN
+
+
+@KERNELS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_relu_passes_the_gradient_of_nan(kernels, dtype):
+    with md.use_kernels(kernels):
+        x = leaf([math.nan, -1.0, 0.0, -0.0, 2.0, math.inf, -math.inf], dtype)
+        md.relu(x).backward(np.arange(1.0, 8.0))
+    assert x.grad.tolist() == [1, 0, 0, 0, 5, 6, 0]
+
+
 # ---------------------------------------------------------------- precision
 
 

@@ -1,6 +1,7 @@
 """Modules, layers, containers, initialisers, models and summaries."""
 
 import copy
+import gc
 import math
 from collections import OrderedDict
 
@@ -517,7 +518,8 @@ def test_initialising_does_not_disturb_a_recorded_graph():
         (lambda: nn.CrossEntropyLoss(label_smoothing=2), ArgumentError, "label_smoothing within"),
         (lambda: nn.HuberLoss(delta=0), ArgumentError, "delta above 0"),
         (lambda: nn.Unflatten(1, (-1, -1)), ArgumentError, "at most one -1"),
-        (lambda: nn.Sequential(nn.ReLU), DtypeError, "a Module, got type"),
+        (lambda: nn.Sequential(nn.ReLU), DtypeError, r"Sequential: expected a Module, got type. Make one: ReLU\(...\)"),
+        (lambda: nn.Sequential([nn.ReLU()]), DtypeError, r"a Module, got list of ReLU. Unpack it: Sequential\(\*modules\)"),
         (lambda: nn.Linear(2, 2, rng="seed"), DtypeError, "a numpy.random.Generator, a seed or None"),
     ],
 )
@@ -535,6 +537,23 @@ def test_layers_refuse_inputs_that_do_not_fit():
         nn.Unflatten(1, (2, 2))(md.ones(4))
     with pytest.raises(ArgumentError, match=r"output_size\[0\] from 5 to 6, got 7"):
         nn.ConvTranspose2d(1, 1, 3, stride=2)(md.ones(1, 1, 2, 2), output_size=(7, 5))
+
+
+def test_instance_norm_of_one_image():
+    x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    for layer in (nn.InstanceNorm2d(3), nn.InstanceNorm2d(3, affine=True, track_running_stats=True)):
+        single, batch = copy.deepcopy(layer), copy.deepcopy(layer)
+        np.testing.assert_array_equal(single(md.tensor(x)).numpy(), batch(md.tensor(x[None])).numpy()[0])
+        for name, value in batch.state_dict().items():
+            np.testing.assert_array_equal(single.state_dict()[name], value)
+
+
+def test_batch_norm_of_one_value_leaves_running_statistics_alone_in_evaluation():
+    layer = nn.BatchNorm1d(1).eval()
+    layer.running_mean.data, layer.running_var.data = [1.0], [4.0]
+    y = layer(md.tensor([[2.0]]))
+    assert y.item() == pytest.approx(0.5, 1e-4)
+    assert (layer.running_mean.item(), layer.running_var.item()) == (1, 4)
 
 
 def test_conv_transpose_output_size():
@@ -1045,6 +1064,21 @@ def test_summary_of_several_inputs_and_integers():
     assert report.layers[-1].output_shape == [(2, 3, 6), (2, 3, 4)] or report.layers[0].output_shape == [(2, 3, 6), (2, 3, 4)]
     assert md.summary(nn.Embedding(5, 3), (2, 7), dtype="int64").layers[0].output_shape == (2, 7, 3)
     assert md.summary(nn.ReLU(), (0, 3)).layers[0].path == ""
+
+
+def test_summary_takes_shapes_in_a_tuple_and_lets_its_arrays_go():
+    class Sum(nn.Module):
+        def forward(self, x, y):
+            return x.exp() + y
+
+    assert md.summary(Sum(), ((2, 3), (2, 3))).layers[0].output_shape == (2, 3)
+    gc.collect()
+    gc.disable()
+    try:
+        md.summary(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), (2, 3))
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_summary_refuses_and_explains():

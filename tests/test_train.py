@@ -255,6 +255,28 @@ def test_wrong_input_names_the_module():
         md.fit(model, [(np.zeros((4, 5), np.float32), np.zeros(4, int))], sgd(model))
 
 
+def test_what_is_no_model_or_no_list_of_callbacks():
+    for call in (
+        lambda: md.fit(len, loader(), None),
+        lambda: md.evaluate(len, loader()),
+        lambda: md.predict(len, np.ones((2, 2))),
+    ):
+        with pytest.raises(DtypeError, match=r"(fit|evaluate|predict): expected a Module, got builtin_function_or_method\."):
+            call()
+    model = mlp()
+    for callback in (Progress(), History()):
+        with pytest.raises(DtypeError, match=r"fit: expected a list of callbacks, got .* Write callbacks=\[\.\.\.\]"):
+            md.fit(model, loader(), sgd(model), callbacks=callback)
+
+
+def test_labels_in_another_byte_order():
+    x, y = blobs()
+    model = mlp()
+    expected = md.evaluate(model, [(x, y)])
+    assert md.evaluate(model, [(x, y.astype(">i8"))]) == expected
+    assert md.evaluate(model, [(x.astype(">f4"), y)]) == expected
+
+
 def test_loss_must_be_one_number():
     model = mlp()
     with pytest.raises(ShapeError, match="fit: expected the loss as a tensor of one element"):

@@ -48,6 +48,23 @@ def test_without_numba():
     assert passed(code) > 200
 
 
+def test_no_folder_for_compiled_kernels():
+    """A file system that cannot be written to: one warning, then kernels are compiled in memory."""
+    pytest.importorskip("numba")
+    code = (
+        "import warnings\n"
+        "from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import minidl as md\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert md.relu(md.tensor([-1.0, 2.0])).tolist() == [0, 2]\n"
+        "assert [str(w.message).count('NUMBA_CACHE_DIR') for w in caught] == [1], caught\n"
+    )
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_forked_child_survives():
     """OpenMP ends a forked child that enters a parallel region; minidl's child takes the generic kernels."""

@@ -211,7 +211,7 @@ class OptimizerTask:
 
     def __init__(self, peer: Peer, case: Case) -> None:
         self.peer = peer
-        (self.first,) = case.inputs()
+        self.first = case.inputs()[0] * np.float32(0.01)  # of the size of weights, so that a step is not lost in rounding
         self.gradient = peer.tensor(gradient_like(case.shape))
         self.reset()
         self.measures = {UPDATE: self.update}

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     _make(out)
     print(summary(model, (1, *models.MODELS[options.model].input_shape)))
     print(f"\n{len(train):,} images to train with, {len(validation):,} to validate with, {len(test):,} to test with")
-    print("Kernels are compiled at their first use; the first run on a machine takes some seconds longer.\n", flush=True)
+    print("The first run on a machine compiles the kernels, which takes about half a minute.\n", flush=True)
 
     batches = data.DataLoader(train, options.batch_size, shuffle=True)
     optimizer = OPTIMIZERS[options.optimizer](model.parameters(), lr=options.lr)

@@ -174,7 +174,7 @@ class InstanceNorm2d(_Running):
     Formula:
         y = (x - mean) / sqrt(var + eps), times weight plus bias with affine; mean and var of each channel of each image
     Shape:
-        x (N, C, H, W); y the same.
+        x (N, C, H, W) or (C, H, W); y the same.
     Notes:
         Gradient and source: ``minidl.instance_norm``.
     Raises:
@@ -187,7 +187,7 @@ class InstanceNorm2d(_Running):
     (2, 3, 4, 4)
     """
 
-    axes, letters = (4,), "(N, C, H, W)"
+    axes, letters = (4,), "(N, C, H, W) or (C, H, W)"
 
     def __init__(
         self,
@@ -201,6 +201,8 @@ class InstanceNorm2d(_Running):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
+        if x.ndim == 3:
+            return self.forward(x[None])[0]
         self._check(x)
         return F.instance_norm(
             x,
