@@ -43,6 +43,33 @@ def test_relu_passes_the_gradient_of_nan(kernels, dtype):
     assert x.grad.tolist() == [1, 0, 0, 0, 5, 6, 0]
 
 
+# ---------------------------------------------------------------- widths of the register tile
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("groups", "CG", "OG"),
+    [(1, 3, 16), (1, 17, 33), (2, 4, 4), (2, 8, 8), (2, 3, 32), (2, 17, 16), (4, 1, 2), (4, 8, 4), (8, 1, 2), (16, 1, 1)],
+)
+def test_convolutions_of_many_channels_agree_with_the_textbook(dtype, groups, CG, OG):
+    """Channel counts at and beside the width of one vector and of several, split into groups."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, groups * CG, 7, 6)).astype(dtype)
+    w, w_back = (rng.standard_normal((groups * a, b, 3, 2)).astype(dtype) for a, b in ((OG, CG), (CG, OG)))
+    bound = 1e-4 if dtype == "float32" else 1e-11
+    for function, weight in ((md.conv2d, w), (md.conv_transpose2d, w_back)):
+        for stride in (1, 2):
+            results = []
+            for kernels in ("generic", "fast"):
+                with md.use_kernels(kernels):
+                    leaves = [leaf(a, dtype) for a in (x, weight, np.ones(groups * OG))]
+                    y = function(*leaves, stride=stride, padding=1, groups=groups)
+                    y.backward(np.cos(np.arange(y.size)).reshape(y.shape))
+                    results.append([y.numpy(), *(t.grad.numpy() for t in leaves)])
+            for expected, got in zip(*results):
+                np.testing.assert_allclose(got, expected, rtol=bound, atol=bound * np.abs(expected).max())
+
+
 # ---------------------------------------------------------------- precision
 
 

@@ -302,7 +302,7 @@ def _weight_gradient(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, 
                 for o in range(0, OG, WIDE.vectors * lanes):
                     width, columns = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
                     packed = gradients
-                    if width != O:
+                    if groups > 1 or width != O:
                         packed = panels[zeros.size :]
                         pack(gradients[g * OG + o :], out[:pixels], one, columns, packed, lanes)
                     results = gw[g * OG + o :]
