@@ -202,7 +202,7 @@ def _models() -> Iterable[Case]:
     entries = [  # name, title, build, input, (target in training, at inference), tolerance
         ("mnist_cnn", "MNIST CNN", mnist_cnn, (128, 1, 28, 28), (3.0, 2.0), 1e-2),
         ("cifar_cnn", "CIFAR CNN", cifar_cnn, (128, 3, 32, 32), (3.0, 2.0), 1e-2),
-        ("image_cnn", "image CNN 224", image_cnn, (16, 3, 224, 224), (2.2, 1.8), 1e-2),
+        ("image_cnn", "image CNN 224", image_cnn, (16, 3, 224, 224), (2.2, 1.8), 5e-2),
         ("resnet20", "ResNet-20", resnet20, (128, 3, 32, 32), (1.7, 1.5), 5e-2),
         ("lenet5", "LeNet-5", lenet5, (32, 1, 28, 28), (1.0, 1.0), 1e-2),
         ("mlp", "MLP", mlp, (128, 784), (1.0, 1.0), 1e-2),

@@ -42,11 +42,6 @@ class Mode:
     memory: tuple[str, ...]  # cases whose memory is measured
     starts: int  # times that start-up is measured
 
-    @property
-    def quick(self) -> bool:
-        """Whether this is the short one."""
-        return self.name == "quick"
-
 
 QUICK = Mode("quick", 3, 0.03, ("cifar_cnn",), 1)
 FULL = Mode("full", 11, 0.2, ("mnist_cnn", "cifar_cnn", "image_cnn", "resnet20"), 5)

@@ -467,7 +467,10 @@ class Tensor:
                 )
             array = xp.ones_like(self._array)
         else:
-            array = backend.as_array(grad._array if isinstance(grad, Tensor) else grad, self.dtype, "backward")
+            if isinstance(grad, Tensor) and grad.dtype == self.dtype:
+                array = grad._array  # tensors are not written to, so no copy is needed
+            else:
+                array = backend.as_array(grad._array if isinstance(grad, Tensor) else grad, self.dtype, "backward")
             if array.shape != self.shape:
                 raise ShapeError.of("backward", f"grad of shape {self.shape}", f"{array.shape}")
             array = backend.to_device(array, self.device)

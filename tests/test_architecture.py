@@ -77,7 +77,7 @@ def test_heavy_packages_stay_in_their_place(package, places):
 
 
 def test_import_is_light():
-    heavy = {"numba", "cupy", "matplotlib", "tqdm", "safetensors", "PIL", "pooch"}
+    heavy = {"numba", "cupy", "matplotlib", "tqdm", "safetensors", "PIL"}
     code = f"import sys, minidl; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -10,6 +10,11 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
+from benchmarks.cases import INFER, TRAIN, Case
+from benchmarks.peers.base import MODEL_GRADIENT, STEPS_CHECKED
+
 EPS = 1e-5  # of batch normalisation
 
 
@@ -120,6 +125,61 @@ def namespace(ops: Any) -> SimpleNamespace:
     nn.MaxPool2d, nn.AvgPool2d = simple("MaxPool2d", "max_pool2d", "k"), simple("AvgPool2d", "avg_pool2d", "k")
     nn.AdaptiveAvgPool2d = simple("AdaptiveAvgPool2d", "mean_pool")
     return nn
+
+
+class ModelsOnly:
+    """What the peers over these layers have in common."""
+
+    def refuses(self, case: Case) -> str:
+        """Single operations are left to PyTorch."""
+        return "models only" if case.kind == "operation" else ""
+
+
+class TrainedTask:
+    """Training and inference of a model; a peer writes the four methods that raise here."""
+
+    def __init__(self, case: Case) -> None:
+        self.measures = {name: {TRAIN: self.train, INFER: self.infer}[name] for name in case.targets}
+
+    def train(self) -> Any:
+        """One step; the loss."""
+        raise NotImplementedError
+
+    def infer(self) -> Any:
+        """The outputs."""
+        raise NotImplementedError
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """The gradients of the parameters, shaped as PyTorch's."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """First weights, new optimizer state."""
+        raise NotImplementedError
+
+    def check(self) -> dict[str, np.ndarray]:
+        """As ``base.ModelTask.check``."""
+        values = {"output": np.asarray(self.infer())}
+        if TRAIN in self.measures:
+            values |= {MODEL_GRADIENT + name: gradient for name, gradient in self.gradients().items()}
+            values["losses"] = np.array([self.train() for _ in range(1 + STEPS_CHECKED)])
+            self.reset()
+        return values
+
+
+def to_channels_last(array: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) images as (N, H, W, C)."""
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def to_hwio(array: np.ndarray) -> np.ndarray:
+    """(O, C, KH, KW) weights as (KH, KW, C, O)."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def from_hwio(array: np.ndarray) -> np.ndarray:
+    """(KH, KW, C, O) weights as (O, C, KH, KW)."""
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
 
 
 def is_parameter(name: str) -> bool:

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.cases import INFER, LEARNING_RATE, TRAIN, Case, first_weights
+from benchmarks.cases import LEARNING_RATE, Case, first_weights
 from benchmarks.peers import layers
-from benchmarks.peers.base import MODEL_GRADIENT, STEPS_CHECKED
 
 
 class Ops:
@@ -58,36 +57,32 @@ class Ops:
 nn = layers.namespace(Ops)
 
 
-class Jax:
+class Jax(layers.ModelsOnly):
     """Whole models only."""
 
     def __init__(self, threads: int) -> None:
         self.version = jax.__version__
-
-    def refuses(self, case: Case) -> str:
-        """Single operations are left to PyTorch."""
-        return "models only" if case.kind == "operation" else ""
 
     def prepare(self, case: Case) -> JaxTask:
         """The functions, not compiled yet."""
         return JaxTask(case)
 
 
-class JaxTask:
+class JaxTask(layers.TrainedTask):
     """Pure functions of the parameters; Adam is written out, as JAX has none."""
 
     def __init__(self, case: Case) -> None:
+        super().__init__(case)
         assert case.build is not None
         self.model = case.build(nn)
-        values = {k: _native(v) for k, v in first_weights(self.model.all_shapes()).items()}
+        values = {k: jnp.asarray(layers.to_hwio(v)) for k, v in first_weights(self.model.all_shapes()).items()}
         self.first = {k: v for k, v in values.items() if layers.is_parameter(k)}
         self.buffers = {k: v for k, v in values.items() if k not in self.first}
         x, t = case.inputs()
-        self.x, self.t = jnp.asarray(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x), jnp.asarray(t)
+        self.x, self.t = jnp.asarray(layers.to_channels_last(x)), jnp.asarray(t)
         self.forward = jax.jit(lambda p, x: self.call(p, x, training=False))
         self.loss_and_gradients = jax.jit(jax.value_and_grad(self.loss))
         self.step = jax.jit(self.adam, donate_argnums=(0, 1, 2))
-        self.measures = {name: {TRAIN: self.train, INFER: self.infer}[name] for name in case.targets}
         self.reset()
 
     def reset(self) -> None:
@@ -121,20 +116,6 @@ class JaxTask:
     def infer(self) -> Any:
         return jax.block_until_ready(self.forward(self.p, self.x))
 
-    def check(self) -> dict[str, np.ndarray]:
-        """As ``ModelTask.check``."""
-        values = {"output": np.asarray(self.infer())}
-        if TRAIN in self.measures:
-            _, gradients = self.loss_and_gradients(self.p, self.x, self.t)
-            values |= {MODEL_GRADIENT + name: _foreign(np.asarray(g)) for name, g in gradients.items()}
-            values["losses"] = np.array([self.train() for _ in range(1 + STEPS_CHECKED)])
-            self.reset()
-        return values
-
-
-def _native(array: np.ndarray) -> Any:
-    return jnp.asarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
-
-
-def _foreign(array: np.ndarray) -> np.ndarray:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    def gradients(self) -> dict[str, np.ndarray]:
+        _, gradients = self.loss_and_gradients(self.p, self.x, self.t)
+        return {name: layers.from_hwio(np.asarray(g)) for name, g in gradients.items()}

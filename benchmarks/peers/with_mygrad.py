@@ -8,9 +8,8 @@ import mygrad as mg
 import numpy as np
 from mygrad.nnet import layers as mg_layers
 
-from benchmarks.cases import INFER, LEARNING_RATE, TRAIN, Case, first_weights, resnet20
+from benchmarks.cases import LEARNING_RATE, Case, first_weights, resnet20
 from benchmarks.peers import layers
-from benchmarks.peers.base import MODEL_GRADIENT, STEPS_CHECKED
 
 
 class Ops:
@@ -74,15 +73,15 @@ class MyGrad:
         return MyGradTask(case)
 
 
-class MyGradTask:
+class MyGradTask(layers.TrainedTask):
     """Adam is written out, as MyGrad has none."""
 
     def __init__(self, case: Case) -> None:
+        super().__init__(case)
         assert case.build is not None
         self.model = case.build(nn)
         self.first = first_weights(self.model.all_shapes())
         self.x, self.t = case.inputs()
-        self.measures = {name: {TRAIN: self.train, INFER: self.infer}[name] for name in case.targets}
         self.reset()
 
     def reset(self) -> None:
@@ -93,14 +92,14 @@ class MyGradTask:
         self.count = 0
         self.model.bind(values)
 
-    def gradients(self) -> np.ndarray:
+    def backward(self) -> np.ndarray:
         nn.training = True
         loss = mg.nnet.softmax_crossentropy(self.model(mg.tensor(self.x, constant=True)), self.t)
         loss.backward()
         return loss.data
 
     def train(self) -> np.ndarray:
-        loss = self.gradients()
+        loss = self.backward()
         self.count += 1
         rate, root = LEARNING_RATE / (1 - 0.9**self.count), np.sqrt(1 - 0.999**self.count)
         for name, p in self.parameters.items():
@@ -115,12 +114,6 @@ class MyGradTask:
         with mg.no_autodiff:
             return self.model(mg.tensor(self.x)).data
 
-    def check(self) -> dict[str, np.ndarray]:
-        """As ``ModelTask.check``."""
-        values = {"output": self.infer()}
-        if TRAIN in self.measures:
-            self.gradients()
-            values |= {MODEL_GRADIENT + name: np.array(p.grad) for name, p in self.parameters.items()}
-            values["losses"] = np.array([self.train() for _ in range(1 + STEPS_CHECKED)])
-            self.reset()
-        return values
+    def gradients(self) -> dict[str, np.ndarray]:
+        self.backward()
+        return {name: np.array(p.grad) for name, p in self.parameters.items()}

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.cases import INFER, LEARNING_RATE, TRAIN, Case, first_weights
+from benchmarks.cases import LEARNING_RATE, Case, first_weights
 from benchmarks.peers import layers
-from benchmarks.peers.base import MODEL_GRADIENT, STEPS_CHECKED
 
 
 class Ops:
@@ -55,7 +54,7 @@ class Ops:
 nn = layers.namespace(Ops)
 
 
-class TensorFlow:
+class TensorFlow(layers.ModelsOnly):
     """Whole models only."""
 
     def __init__(self, threads: int) -> None:
@@ -64,35 +63,31 @@ class TensorFlow:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
 
-    def refuses(self, case: Case) -> str:
-        """Single operations are left to PyTorch."""
-        return "models only" if case.kind == "operation" else ""
-
     def prepare(self, case: Case) -> TensorFlowTask:
         """The graphs, not traced yet."""
         return TensorFlowTask(case)
 
 
-class TensorFlowTask:
+class TensorFlowTask(layers.TrainedTask):
     """Variables bound to the layers once, and two graphs over them."""
 
     def __init__(self, case: Case) -> None:
+        super().__init__(case)
         assert case.build is not None
         self.model = case.build(nn)
-        self.first = {name: _native(value) for name, value in first_weights(self.model.all_shapes()).items()}
+        self.first = {name: layers.to_hwio(value) for name, value in first_weights(self.model.all_shapes()).items()}
         self.values = {k: tf.Variable(v, trainable=layers.is_parameter(k)) for k, v in self.first.items()}
         self.parameters = {k: v for k, v in self.values.items() if layers.is_parameter(k)}
         self.model.bind(self.values)
         x, t = case.inputs()
-        self.x, self.t = tf.constant(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x), tf.constant(t)
+        self.x, self.t = tf.constant(layers.to_channels_last(x)), tf.constant(t)
         self.optimizer = tf.keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8)
         self.optimizer.build(list(self.parameters.values()))
-        self.forward, self.gradients, self.step = (
+        self.forward, self.loss_and_gradients, self.step = (
             tf.function(self._forward),
             tf.function(self._gradients),
             tf.function(self._step),
         )
-        self.measures = {name: {TRAIN: self.train, INFER: self.infer}[name] for name in case.targets}
 
     def _forward(self, x: Any) -> Any:
         nn.training = False
@@ -123,20 +118,6 @@ class TensorFlowTask:
     def infer(self) -> Any:
         return self.forward(self.x).numpy()
 
-    def check(self) -> dict[str, np.ndarray]:
-        """As ``ModelTask.check``."""
-        values = {"output": self.infer()}
-        if TRAIN in self.measures:
-            _, gradients = self.gradients(self.x, self.t)
-            values |= {MODEL_GRADIENT + name: _foreign(g.numpy()) for name, g in zip(self.parameters, gradients)}
-            values["losses"] = np.array([self.train() for _ in range(1 + STEPS_CHECKED)])
-            self.reset()
-        return values
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-
-
-def _foreign(array: np.ndarray) -> np.ndarray:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    def gradients(self) -> dict[str, np.ndarray]:
+        _, gradients = self.loss_and_gradients(self.x, self.t)
+        return {name: layers.from_hwio(g.numpy()) for name, g in zip(self.parameters, gradients)}

@@ -15,7 +15,7 @@ from minidl import backend
 from minidl.errors import DeviceError
 from minidl.kernels import kernels_for
 
-PACKAGES = ("numpy", "numba", "llvmlite", "matplotlib", "tqdm", "safetensors", "pooch", "pillow")
+PACKAGES = ("numpy", "numba", "llvmlite", "matplotlib", "tqdm", "safetensors", "pillow")
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
 
 
