@@ -253,10 +253,6 @@ class Tensor:
         """
         return Tensor.wrap(self._array)
 
-    def clone_leaf(self) -> Tensor:
-        """A leaf with a copy of the values."""
-        return Tensor.wrap(self._array.copy(order="K"))
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
         if dtype is not None and array.dtype != dtype:
@@ -459,21 +455,19 @@ class Tensor:
                 "one that does not",
                 "Was it computed under no_grad or detached?",
             )
-        xp = backend.xp_of(self._array)
         if grad is None:
             if self.size != 1:
                 raise GraphError.of(
                     "backward", "a tensor of one element, or grad=", f"shape {self.shape}", "Use loss.mean() or pass grad=."
                 )
-            array = xp.ones_like(self._array)
+            array = backend.xp_of(self._array).ones_like(self._array)
+        elif isinstance(grad, Tensor) and grad.dtype == self.dtype:
+            array = grad._array  # tensors are not written to, so no copy is needed
         else:
-            if isinstance(grad, Tensor) and grad.dtype == self.dtype:
-                array = grad._array  # tensors are not written to, so no copy is needed
-            else:
-                array = backend.as_array(grad._array if isinstance(grad, Tensor) else grad, self.dtype, "backward")
-            if array.shape != self.shape:
-                raise ShapeError.of("backward", f"grad of shape {self.shape}", f"{array.shape}")
-            array = backend.to_device(array, self.device)
+            array = backend.as_array(grad._array if isinstance(grad, Tensor) else grad, self.dtype, "backward")
+        if array.shape != self.shape:
+            raise ShapeError.of("backward", f"grad of shape {self.shape}", f"{array.shape}")
+        array = backend.to_device(array, self.device)
         _walk(self._node if self._node is not None else self, array, retain_graph)
 
     if TYPE_CHECKING:  # the operations become methods in minidl.ops; this tells type checkers and editors
