@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
-from minidl.errors import ArgumentError, DtypeError
+from minidl.errors import ArgumentError, DtypeError, ShapeError
+from minidl.nn.fusion import fused
 from minidl.nn.module import Module
 from minidl.ops._arguments import integer
 
@@ -92,6 +93,8 @@ class Sequential(_Numbered):
     Notes:
         ``model[0]``, ``model[-1]``, ``model[1:3]`` (which shares the modules and keeps their names), ``len(model)``,
         iteration, ``append``, ``extend``, ``insert`` and ``del model[0]`` work as for a list.
+        A convolution, a ReLU and a max pooling by 2 in a row run as one operation (``minidl.conv2d_relu``) as long as no
+        hook asks for what lies between; the results are the same but for rounding.
     Raises:
         DtypeError: something that is no module.
         ArgumentError: a name that is empty, has a dot, or exists already.
@@ -121,8 +124,16 @@ class Sequential(_Numbered):
 
     def forward(self, x: Any) -> Any:
         """Run the modules one after the other."""
-        for module in self._modules.values():
-            x = module(x)
+        modules, i = list(self._modules.values()), 0
+        while i < len(modules):
+            count, options = fused(modules, i)
+            try:
+                x = modules[i](x, **options)
+            except ShapeError:
+                for module in modules[i : i + count] if count > 1 else ():  # for the name of the one that does not fit
+                    x = module(x)
+                raise
+            i += count
         return x
 
 

@@ -136,9 +136,12 @@ class Conv2d(_Conv):
             if padding == "same" and self.stride != (1, 1):
                 raise ArgumentError.of("Conv2d", "stride 1 with padding='same'", f"stride {self.stride}")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+    def forward(self, x: Tensor, relu: bool = False, pool: int = 1) -> Tensor:
+        """Convolve; ``relu`` and ``pool`` = 2 add the layers that follow (see ``minidl.conv2d_relu``), as Sequential does."""
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        if relu:
+            return F.conv2d_relu(x, self.weight, self.bias, *geometry, pool=pool)
+        return F.conv2d(x, self.weight, self.bias, *geometry)
 
 
 class ConvTranspose2d(_Conv):

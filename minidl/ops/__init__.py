@@ -6,6 +6,7 @@ from minidl.ops.attention import *
 from minidl.ops.columns import *
 from minidl.ops.compare import *
 from minidl.ops.conv import *
+from minidl.ops.conv_relu import *
 from minidl.ops.create import *
 from minidl.ops.cross_entropy import *
 from minidl.ops.dropout import *

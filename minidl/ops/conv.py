@@ -48,7 +48,7 @@ def _bias(op: str, b: Tensor | None, O: int) -> None:
         raise ShapeError.of(op, f"bias of shape {(O,)}", f"shape {b.shape}", "One value per output channel.")
 
 
-def _conv2d_oracle(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def _conv2d_oracle(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, algorithm="auto"):
     """Window by window, and group by group: the sum of the window times the kernel."""
     batch = x.reshape(-1, *x.shape[-3:])
     padded = padded_oracle(batch, padding, weight.shape[2:], dilation)
@@ -84,6 +84,8 @@ def _conv2d_samples(draw: Draw) -> list[Sample]:
         Sample(draw.normal(1, 2, 3, 2), draw.normal(2, 2, 3, 2), draw.normal(2), name="one output pixel"),
         Sample(draw.normal(2, 4, 4), draw.normal(3, 2, 2, 2), draw.normal(3), name="one image without a batch axis"),
         Sample(draw.normal(0, 2, 4, 4), draw.normal(3, 2, 2, 2), draw.normal(3), name="empty batch"),
+        Sample(draw.normal(2, 2, 4, 3), draw.normal(4, 1, 2, 2), draw.normal(4), 1, 1, 1, 2, "loops", name="loops"),
+        Sample(draw.normal(2, 2, 4, 3), draw.normal(4, 1, 2, 2), draw.normal(4), 1, 1, 1, 2, "im2col", name="im2col"),
     ]
 
 
@@ -114,6 +116,9 @@ def _conv2d_errors(draw: Draw) -> list[ErrorSample]:
             ArgumentError, "expected groups that divides C = 3 and O = 8, got groups=3", x, draw.normal(8, 1, 3, 3), groups=3
         ),
         ErrorSample(ArgumentError, "expected groups of at least 1, got 0", x, w, groups=0),
+        ErrorSample(
+            ArgumentError, "algorithm, for this convolution, as one of 'auto', .*'loops', got 'fft'", x, w, algorithm="fft"
+        ),
         ErrorSample(DtypeError, "expected stride as an integer, got 1.5", x, w, stride=1.5),
         ErrorSample(
             DtypeError, "expected one dtype for all tensors, got x float64, weight float32", x, Tensor(w.astype("float32"))
@@ -129,17 +134,53 @@ class Conv2d(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Array, w: Array, b: Array | None, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int
+        ctx: Any,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        stride: Pair,
+        padding: tuple[Pair, Pair],
+        dilation: Pair,
+        groups: int,
+        algorithm: str,
     ) -> Array:
         ctx.save(x if ctx.needs[1] else None, w)
-        ctx.size = x.shape[2:]
+        ctx.size, ctx.algorithm = x.shape[2:], algorithm
         ctx.geometry = stride, padding, dilation, groups
-        return kernels_for(x).conv2d_forward(x, w, b, *ctx.geometry)
+        return kernels_for(x).conv2d_forward(x, w, b, *ctx.geometry, algorithm)
 
     @staticmethod
     def backward(ctx: Any, gy: Array) -> tuple:
         x, w = ctx.saved
-        return kernels_for(gy).conv2d_backward(gy, x, w, ctx.size, *ctx.geometry, ctx.needs)
+        return kernels_for(gy).conv2d_backward(gy, x, w, ctx.size, *ctx.geometry, ctx.needs, ctx.algorithm)
+
+
+def checked(
+    op: str, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Any], bool]:
+    """The arguments of a convolution, checked: x as a batch, weights, bias, the rest by name; and whether x was one image."""
+    x, single = batch(op, x)
+    w, b = _weights(op, x, weight, bias)
+    stride, dilation = pair(op, "stride", stride), pair(op, "dilation", dilation)
+    groups = integer(op, "groups", groups, 1)
+    C, (O, CG, KH, KW) = x.shape[1], w.shape
+    if C % groups or O % groups:
+        raise ArgumentError.of(op, f"groups that divides C = {C} and O = {O}", f"groups={groups}")
+    if C // groups != CG:
+        hint = f"The input x has shape {x.shape} and groups={groups}; weight is (O, C/groups, KH, KW)."
+        raise ShapeError.of(op, f"weight with C/groups = {C // groups} channels", f"weight of shape {w.shape}", hint)
+    _bias(op, b, O)
+    sides = _padding(op, padding, (KH, KW), stride, dilation)
+    fits(op, x.shape[2:], (KH, KW), sides, dilation)
+    return x, w, b, {"stride": stride, "padding": sides, "dilation": dilation, "groups": groups}, single
+
+
+def _algorithm(x: Tensor, w: Tensor, geometry: dict[str, Any], algorithm: str) -> str:
+    """The name itself, if that algorithm can compute the convolution."""
+    if algorithm != "auto":
+        possible = kernels_for(x._array).conv2d_algorithms(x.shape, w.shape, *geometry.values(), x.dtype)
+        choice("conv2d", "algorithm, for this convolution,", algorithm, ("auto", *possible))
+    return algorithm
 
 
 @op(
@@ -156,6 +197,7 @@ def conv2d(
     padding: int | Pair | str = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
+    algorithm: str = "auto",
 ) -> Tensor:
     """Convolution of images, which in deep learning means cross-correlation: the kernel is not flipped.
 
@@ -175,9 +217,12 @@ def conv2d(
         ``padding="same"`` keeps H and W (stride 1 only); where the padding is odd, the extra row or column is at
         the end. ``padding="valid"`` is none. ``groups=C`` is a depthwise convolution: every channel has its own
         kernels.
+        ``algorithm`` forces one: "loops" (the definition), "im2col" and, on the CPU with Numba, "direct", "depthwise",
+        "winograd4" and "winograd2" (F(4x4, 3x3) and F(2x2, 3x3), where they apply). "auto" takes the fastest.
     Raises:
         ShapeError: channels that do not match, or a kernel larger than the padded input.
-        ArgumentError: negative padding, a stride of 0, groups that do not divide C and O.
+        ArgumentError: negative padding, a stride of 0, groups that do not divide C and O, an algorithm that does not
+            exist or cannot compute this convolution.
         DtypeError: integer images, or float32 mixed with float64.
     Source:
         LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998.
@@ -189,20 +234,8 @@ def conv2d(
     tensor([[[[1., 1.],
               [1., 1.]]]])
     """
-    x, single = batch("conv2d", x)
-    w, b = _weights("conv2d", x, weight, bias)
-    stride, dilation = pair("conv2d", "stride", stride), pair("conv2d", "dilation", dilation)
-    groups = integer("conv2d", "groups", groups, 1)
-    C, (O, CG, KH, KW) = x.shape[1], w.shape
-    if C % groups or O % groups:
-        raise ArgumentError.of("conv2d", f"groups that divides C = {C} and O = {O}", f"groups={groups}")
-    if C // groups != CG:
-        hint = f"The input x has shape {x.shape} and groups={groups}; weight is (O, C/groups, KH, KW)."
-        raise ShapeError.of("conv2d", f"weight with C/groups = {C // groups} channels", f"weight of shape {w.shape}", hint)
-    _bias("conv2d", b, O)
-    sides = _padding("conv2d", padding, (KH, KW), stride, dilation)
-    fits("conv2d", x.shape[2:], (KH, KW), sides, dilation)
-    y = Conv2d.apply(x, w, b, stride=stride, padding=sides, dilation=dilation, groups=groups)
+    x, w, b, geometry, single = checked("conv2d", x, weight, bias, stride, padding, dilation, groups)
+    y = Conv2d.apply(x, w, b, **geometry, algorithm=_algorithm(x, w, geometry, algorithm))
     return squeeze(y, 0) if single else y
 
 

@@ -92,10 +92,10 @@ class Optimizer:
 
     def _slot(self, state: dict[str, Any], name: str, p: Array, fill: float = 0.0) -> Array:
         """An array of the state; made on first use with p's shape, dtype, memory order and device."""
-        if name not in state:
-            state[name] = xp_of(p).full_like(p, fill)
-        array = state[name]
-        if array.dtype != p.dtype or device_of(array) != device_of(p):
+        array = state.get(name)
+        if array is None:
+            array = state[name] = xp_of(p).full_like(p, fill)
+        if not _fit(array, p):
             raise DtypeError.of(
                 self._name,
                 f"{name} of {p.dtype} on {device_of(p)}, as the parameter",
@@ -160,10 +160,11 @@ class Optimizer:
         """Forget the gradients of all parameters: ``.grad`` becomes None."""
         for group in self.param_groups:
             for p in group["params"]:
-                p.grad = None
+                p._grad = None
 
     # ---------------------------------------------------------------- the step
 
+    @np.errstate(all="ignore")  # infinities and NaN are results here, not warnings
     def step(self) -> None:
         """Update every parameter that has a gradient; the others stay as they are.
 
@@ -178,17 +179,20 @@ class Optimizer:
         for p, _ in due:
             self._check_gradient(p)
         for p, group in due:
-            state = self.state.setdefault(p, {})
+            state = self.state.get(p)
+            if state is None:
+                state = self.state[p] = {}
             self.update(p.writable(), p._grad._array, state, group)  # type: ignore[union-attr]
 
     def _check_gradient(self, p: Tensor) -> None:
         g = p._grad._array  # type: ignore[union-attr]
-        if g.shape != p.shape:
+        if g.shape != p._array.shape:
             raise ShapeError.of(self._name, f"a gradient of shape {p.shape} for {self._label(p)}", f"{g.shape}")
+        if _fit(g, p._array):
+            return
         if g.dtype != p.dtype:
             raise DtypeError.of(self._name, f"a gradient of {p.dtype} for {self._label(p)}", f"{g.dtype}")
-        if device_of(g) != p.device:
-            raise DeviceError.of(self._name, f"a gradient on {p.device} for {self._label(p)}", device_of(g))
+        raise DeviceError.of(self._name, f"a gradient on {p.device} for {self._label(p)}", device_of(g))
 
     def _label(self, p: Tensor) -> str:
         for i, group in enumerate(self.param_groups):
@@ -300,6 +304,11 @@ class Optimizer:
             options = ", ".join(f"{name}={value}" for name, value in group.items() if name not in ("params", "param_names"))
             lines.append(f"  group {i}: {len(group['params'])} parameters, {options}\n")
         return f"{self._name}(\n{''.join(lines)})"
+
+
+def _fit(x: Array, p: Array) -> bool:
+    """Whether x has the dtype of p and lies on the same device."""
+    return x.dtype == p.dtype and (type(x) is type(p) is np.ndarray or device_of(x) == device_of(p))
 
 
 def _numbers(op: str, name: str, value: Any) -> Array:

@@ -27,7 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels.cpu._jit import parallel, prange, serial, threads
+from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, pool_rows, relu_row, relu_row_gradient, unpool_rows
 from minidl.kernels.cpu._tile import NARROW, WIDE, Shape, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
 from minidl.kernels.generic.conv import Pair, conv_size
 from minidl.memory import empty
@@ -113,17 +114,18 @@ def tables(
     groups: int,
     itemsize: int,
     pixels: int,
+    unit: int = 1,
 ) -> Tables:
-    """Cut a batch into pieces of about ``pixels`` output pixels and note the positions."""
+    """Cut a batch into pieces of about ``pixels`` output pixels, whole units of so many rows, and note the positions."""
     (H, W, C), (OH, OW, O) = image, out_image
     copied = not (h.inside(H) and w.inside(W))
     columns = w.reach(w.outputs) if copied else W  # in a row of what is read
-    rows = max(1, min(h.outputs, pixels // w.outputs))
+    rows = max(unit, min(h.outputs, pixels // w.outputs) // unit * unit)
     if copied:
-        while rows > 1 and h.reach(rows) * columns * C * itemsize > PIECE_BYTES:
-            rows -= 1
+        while rows > unit and h.reach(rows) * columns * C * itemsize > PIECE_BYTES:
+            rows -= unit
     bands = -(-h.outputs // rows)
-    rows = -(-h.outputs // bands)
+    rows = -(-h.outputs // (bands * unit)) * unit
     images = 1
     if bands == 1:
         images = max(1, pixels // (h.outputs * w.outputs))
@@ -260,80 +262,125 @@ def _read(x, copy, numbers, n, images, line):
     return x[((n * H + line) * W + numbers[11]) * C :]
 
 
-@serial
-def _correlate(x, w, start, y, pixel, tap, out, numbers, groups, OG, lanes, copy, first, last):
-    """Some pieces of a convolution. w and start are packed panels, for each group of OG columns."""
-    CG = numbers[3] // groups
-    padded = start.size // groups
+@threaded
+def _correlate(
+    x, w, start, y, winner, follows, pixel, tap, out, numbers, groups, OG, lanes, copies, results, pieces, part, parts
+):
+    """A convolution and what follows. w and start are packed panels, for each group of OG columns."""
+    if fork(part, parts):
+        return
+    first, last = share(pieces, part, parts)
+    O, CG, copy, unpooled = groups * OG, numbers[3] // groups, copies[part], results[part]
+    padded, columns = start.size // groups, numbers[8]
     for piece in range(first, last):
         n, images, line, pixels, at = _where(numbers, piece)
         source = _read(x, copy, numbers, n, images, line)
+        target = unpooled if follows == POOL else y[at:]
         for g in range(groups):
             for o in range(0, OG, WIDE.vectors * lanes):
-                width, columns = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
+                width, used = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
                 place = g * padded + o
-                weights, results = w[place * tap.size :], y[at + g * OG + o :]
+                weights, group = w[place * tap.size :], target[g * OG + o :]
                 panel(
                     *(source[g * CG :], pixel[:pixels], tap, weights, width),
-                    *(start[place:], results, out[:pixels], columns, False, lanes),
+                    *(start[place:], group, out[:pixels], used, False, lanes),
                 )
-
-
-@parallel
-def _correlate_parallel(x, w, start, y, pixel, tap, out, numbers, groups, OG, lanes, copy, pieces, parts):
-    for t in prange(parts):
-        first, last = t * pieces // parts, (t + 1) * pieces // parts
-        _correlate(x, w, start, y, pixel, tap, out, numbers, groups, OG, lanes, copy[t], first, last)
+        if follows == RELU:
+            relu_row(target[: pixels * O])
+        elif follows == POOL:
+            pool_rows(unpooled, pixels // columns, columns, columns, O, lanes, y[at // 4 :], winner[at // 4 :])
 
 
 @serial
-def _weight_gradient(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, lanes, copy, panels, first, last):
-    """Some pieces of the gradients, added to gw and gb[0] where these are not empty; gb[1] is for sums of a piece."""
-    CG, OG = numbers[3] // groups, O // groups
-    zeros = panels[: WIDE.vectors * lanes]
-    zeros[:] = 0
+def _add_columns(rows, O, total, part):
+    """total += the sum of rows of O numbers; ``part`` is summed first, because one long running sum would lose digits."""
+    part[:] = 0
+    count = rows.size // O
+    for r in range(count // 4):
+        four = rows[4 * r * O : 4 * (r + 1) * O]
+        first, second, third, fourth = four[:O], four[O : 2 * O], four[2 * O : 3 * O], four[3 * O :]
+        for o in range(O):
+            part[o] += (first[o] + second[o]) + (third[o] + fourth[o])
+    for r in range(count - count % 4, count):
+        row = rows[r * O : (r + 1) * O]
+        for o in range(O):
+            part[o] += row[o]
+    for o in range(O):
+        total[o] += part[o]
+
+
+@threaded
+def _weight_gradient(
+    # what is multiplied and added up
+    x,
+    gy,
+    y,
+    winner,
+    follows,
+    gws,
+    gbs,
+    # where it lies
+    pixel,
+    tap,
+    out,
+    w_out,
+    numbers,
+    groups,
+    O,
+    lanes,
+    # scratch of each thread
+    copies,
+    undone,
+    panels,
+    pieces,
+    part,
+    parts,
+):
+    """The gradients, in gws[part] and gbs[part, 0] where these are not empty."""
+    if fork(part, parts):
+        return
+    first, last = share(pieces, part, parts)
+    CG, OG, gw, gb, copy = numbers[3] // groups, O // groups, gws[part], gbs[part], copies[part]
+    zeros, packing = panels[part, : WIDE.vectors * lanes], panels[part, WIDE.vectors * lanes :]
+    gw[:], gb[:], zeros[:] = 0, 0, 0
     one, add = np.int64(1), np.bool_(True)  # literals would make Numba compile the callees once more
     for piece in range(first, last):
         n, images, line, pixels, at = _where(numbers, piece)
-        gradients = gy[at : at + pixels * O]
+        gradients = undone[part, : pixels * O]
+        if follows == POOL:
+            columns = numbers[8]
+            unpool_rows(gy[at // 4 :], winner[at // 4 :], pixels // columns, columns, columns, O, lanes, gradients)
+        elif follows == RELU:
+            relu_row_gradient(gy[at:], y[at:], gradients)
+        else:
+            gradients = gy[at : at + pixels * O]
         if gw.size:
             source = _read(x, copy, numbers, n, images, line)
             for g in range(groups):
                 for o in range(0, OG, WIDE.vectors * lanes):
-                    width, columns = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
+                    width, used = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
                     packed = gradients
                     if groups > 1 or width != O:
-                        packed = panels[zeros.size :]
-                        pack(gradients[g * OG + o :], out[:pixels], one, columns, packed, lanes)
+                        packed = packing
+                        pack(gradients[g * OG + o :], out[:pixels], one, used, packed, lanes)
                     results = gw[g * OG + o :]
-                    panel(source[g * CG :], tap, pixel[:pixels], packed, width, zeros, results, w_out, columns, add, lanes)
+                    panel(source[g * CG :], tap, pixel[:pixels], packed, width, zeros, results, w_out, used, add, lanes)
         if gb.size:
-            total, part = gb[0], gb[1]  # summed per piece first: one long running sum would lose digits
-            part[:] = 0
-            for p in range(pixels):
-                row = gradients[p * O : (p + 1) * O]
-                for o in range(O):
-                    part[o] += row[o]
-            for o in range(O):
-                total[o] += part[o]
+            _add_columns(gradients, O, gb[0], gb[1])
 
 
-@parallel
-def _weight_gradient_parallel(x, gy, gw, gb, pixel, tap, out, w_out, numbers, groups, O, lanes, copy, panels, pieces, parts):
-    for t in prange(parts):
-        first, last = t * pieces // parts, (t + 1) * pieces // parts
-        _weight_gradient(
-            *(x, gy, gw[t], gb[t], pixel, tap, out, w_out, numbers),
-            *(groups, O, lanes, copy[t], panels[t], first, last),
-        )
-
-
-@serial
-def _scatter(gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, groups, run, lanes, copy, windows, first, last):
-    """gx of some images: what each pixel of gy gives to its window (a line of ``windows``) is added there.
+@threaded
+def _scatter(
+    gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, groups, run, lanes, copies, lines, units, part, parts
+):
+    """gx of some images: what each pixel of gy gives to its window (a line of ``lines``) is added there.
 
     ``run`` values of a window lie side by side.
     """
+    if fork(part, parts):
+        return
+    first, last = share(units, part, parts)
+    copy, windows = copies[part], lines[part]
     N, H, W, C, images = numbers[:5]
     bands, depth, OG, CG = numbers[6], tap.size, channel.size, numbers[3] // groups
     gx[first * images * H * W * C : min(last * images, N) * H * W * C] = 0
@@ -362,17 +409,6 @@ def _scatter(gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, gr
             _copy(gx, copy, numbers, n, count, line, True)
 
 
-@parallel
-def _scatter_parallel(
-    gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, groups, run, lanes, copy, windows, units, parts
-):
-    for t in prange(parts):
-        _scatter(
-            *(gy, w, zeros, gx, pixel, tap, out, channel, line_start, numbers, groups, run, lanes),
-            *(copy[t], windows[t], t * units // parts, (t + 1) * units // parts),
-        )
-
-
 # ---------------------------------------------------------------------------------------- calls
 
 
@@ -396,16 +432,37 @@ def _room(parts: int, count: int, dtype: np.dtype) -> np.ndarray:
     return aligned(parts * count, dtype).reshape(parts, count)
 
 
+def _cropped(axis: Axis, follows: int) -> Axis:
+    """An axis of the outputs that are seen by what follows."""
+    return axis._replace(outputs=axis.outputs - axis.outputs % 2) if follows == POOL else axis
+
+
+def _flat(a: np.ndarray | None, dtype: type) -> np.ndarray:
+    return np.empty(0, dtype) if a is None else a.reshape(-1)
+
+
 def correlate(
-    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, h: Axis, v: Axis, groups: int, transposed: bool = False
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    y: np.ndarray,
+    h: Axis,
+    v: Axis,
+    groups: int,
+    transposed: bool = False,
+    follows: int = PLAIN,
+    winner: np.ndarray | None = None,
 ) -> None:
     """y at the outputs of the axes = b + x correlated with w. x and y are (N, H, W, C), w is (KH, KW, C/G, O), all contiguous.
 
-    ``transposed``: the sum is over w's last axis, as the gradient of the input needs it.
+    ``transposed``: the sum is over w's last axis, as the gradient of the input needs it. What ``follows`` is done to y,
+    which is then smaller for POOL, and so is ``winner``.
     """
-    vector, dtype = lanes(x.dtype), x.dtype
-    OG = y.shape[3] // groups
-    t = tables(len(x), x.shape[1:], y.shape[1:], h, v, groups, dtype.itemsize, _pixels(len(x), h, v))
+    vector, dtype, O = lanes(x.dtype), x.dtype, y.shape[3]
+    OG, N = O // groups, len(x)
+    h, v = _cropped(h, follows), _cropped(v, follows)
+    image = (h.outputs, v.outputs, O) if follows == POOL else y.shape[1:]
+    t = tables(N, x.shape[1:], image, h, v, groups, dtype.itemsize, _pixels(N, h, v), 1 + (follows == POOL))
     step, group_step = (w.shape[3], x.shape[3] // groups) if transposed else (1, OG)
     position = weight_positions(w.shape, h, v, group_step if transposed else 0)
     columns = padded(OG, vector)
@@ -415,13 +472,12 @@ def correlate(
     w = w.reshape(-1)
     for g in range(groups):
         pack(w[g * group_step :], position, step, OG, packed[g * columns * position.size :], vector)
-    parts = min(threads(_work(len(x), h, v, position.size * y.shape[3])), max(t.pieces, 1))
-    copy = _room(parts, t.copies, dtype)
-    arguments = (x.reshape(-1), packed, start.reshape(-1), y.reshape(-1), t.pixel, t.tap, t.out, t.numbers, groups, OG, vector)
-    if parts == 1:
-        _correlate(*arguments, copy[0], 0, t.pieces)
-    else:
-        _correlate_parallel(*arguments, copy, t.pieces, parts)
+    parts = min(threads(_work(N, h, v, position.size * O)), max(t.pieces, 1))
+    copies, results = _room(parts, t.copies, dtype), _room(parts, t.pixel.size * O if follows == POOL else 0, dtype)
+    _correlate(
+        *(parts, x.reshape(-1), packed, start.reshape(-1), y.reshape(-1), _flat(winner, np.uint8), follows),
+        *(t.pixel, t.tap, t.out, t.numbers, groups, OG, vector, copies, results, t.pieces),
+    )
 
 
 def weight_gradient(
@@ -433,27 +489,31 @@ def weight_gradient(
     h: Axis,
     v: Axis,
     groups: int,
+    follows: int = PLAIN,
+    kept: np.ndarray | None = None,
 ) -> None:
-    """Fill gw and gb, those that are not None, of a convolution of images (H, W, C); x is read for gw only."""
-    vector, dtype, O = lanes(gy.dtype), gy.dtype, gy.shape[3]
-    t = tables(len(gy), image, gy.shape[1:], h, v, groups, dtype.itemsize, _pixels(len(gy), h, v))
-    parts = min(threads(_work(len(gy), h, v, (1 if gw is None else t.tap.size) * O)), max(t.pieces, 1))
+    """Fill gw and gb, those that are not None, of a convolution of images (H, W, C); x is read for gw only.
+
+    gy is the gradient of what ``follows`` gave, and ``kept`` what that needs: y of RELU, winners of POOL.
+    """
+    vector, dtype, O, N = lanes(gy.dtype), gy.dtype, gy.shape[3], len(gy)
+    h, v = _cropped(h, follows), _cropped(v, follows)
+    out_image = (h.outputs, v.outputs, O)
+    t = tables(N, image, out_image, h, v, groups, dtype.itemsize, _pixels(N, h, v), 1 + (follows == POOL))
+    parts = min(threads(_work(N, h, v, (1 if gw is None else t.tap.size) * O)), max(t.pieces, 1))
     size = 0 if gw is None else gw.size
     gws = empty((parts, size), dtype) if gw is None or parts > 1 else gw.reshape(1, size)
-    gws[...] = 0
-    gbs = np.zeros((parts, 2, 0 if gb is None else O), dtype)
-    source = np.empty(0, dtype) if x is None else x.reshape(-1)
-    copy = _room(parts, t.copies, dtype)
+    gbs = np.empty((parts, 2, 0 if gb is None else O), dtype)
+    undone = _room(parts, t.pixel.size * O if follows != PLAIN else 0, dtype)
     panels = _room(parts, WIDE.vectors * vector * (t.pixel.size + 1), dtype)
-    w_out = np.arange(0, t.tap.size * O, O)
-    arguments = (source, gy.reshape(-1))
-    tables_ = (t.pixel, t.tap, t.out, w_out, t.numbers, groups, O, vector)
-    if parts == 1:
-        _weight_gradient(*arguments, gws[0], gbs[0], *tables_, copy[0], panels[0], 0, t.pieces)
-    else:
-        _weight_gradient_parallel(*arguments, gws, gbs, *tables_, copy, panels, t.pieces, parts)
-        if gw is not None:
-            gws.sum(0, out=gw.reshape(-1))
+    y, winner = _flat(kept if follows == RELU else None, dtype), _flat(kept if follows == POOL else None, np.uint8)
+    _weight_gradient(
+        *(parts, _flat(x, dtype), gy.reshape(-1), y, winner, follows, gws, gbs),
+        *(t.pixel, t.tap, t.out, np.arange(0, t.tap.size * O, O), t.numbers, groups, O, vector),
+        *(_room(parts, t.copies, dtype), undone, panels, t.pieces),
+    )
+    if gw is not None and parts > 1:
+        gws.sum(0, out=gw.reshape(-1))
     if gb is not None:
         gbs[:, 0].sum(0, out=gb)
 
@@ -474,14 +534,13 @@ def scatter(gy: np.ndarray, w: np.ndarray, gx: np.ndarray, h: Axis, v: Axis, gro
     run = w.shape[1] * w.shape[2] if groups == 1 and v.offsets == v.taps else w.shape[2]
     units = t.pieces // t.numbers[6]  # several images, or the bands of one: no two threads add to the same place
     parts = min(threads(_work(len(gy), h, v, depth * O)), max(units, 1))
-    copy, windows = _room(parts, t.copies, dtype), _room(parts, t.pixel.size * depth, dtype)
+    copies, lines = _room(parts, t.copies, dtype), _room(parts, t.pixel.size * depth, dtype)
     line_start = np.arange(0, t.pixel.size * depth, depth)
     zeros = np.zeros(WIDE.vectors * vector, dtype)
-    arguments = (gy.reshape(-1), packed, zeros, gx.reshape(-1), t.pixel, t.tap, t.out, channel, line_start, t.numbers)
-    if parts == 1:
-        _scatter(*arguments, groups, run, vector, copy[0], windows[0], 0, units)
-    else:
-        _scatter_parallel(*arguments, groups, run, vector, copy, windows, units, parts)
+    _scatter(
+        *(parts, gy.reshape(-1), packed, zeros, gx.reshape(-1), t.pixel, t.tap, t.out, channel, line_start, t.numbers),
+        *(groups, run, vector, copies, lines, units),
+    )
 
 
 def _work(N: int, h: Axis, v: Axis, macs: int) -> int:

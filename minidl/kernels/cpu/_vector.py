@@ -7,7 +7,13 @@ subtract and scale these, and to write the results. In a kernel a vector is used
     vectors_store(y, position, step, count, (a + b, a - 0.5 * b))
 
 The last vector of a row of channels may have fewer than a register holds: ``count`` says how many are there, and the
-others are read as zero and never written. As in ``_tile``, each instruction stands here with its meaning in NumPy.
+others are read as zero and never written. At the edge of an image, some of the pixels are missing: ``number`` says how
+many vectors are there, and the others too are read as zero and never written. As in ``_tile``, each instruction stands
+here with its meaning in NumPy.
+
+The instructions for ReLU and 2x2 max pooling let a convolution finish its results while they are in registers. The
+*winner* of a window is the number 0, 1, 2, 3 of its largest value, row by row, or DEAD if that is not above zero: then
+ReLU has made it zero, and no gradient passes. A NaN beats all numbers, as in the separate operations.
 """
 
 from __future__ import annotations
@@ -19,12 +25,28 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
-from minidl.kernels.cpu._tile import _I64, Tile, _Code, _instruction, lanes
+from minidl.kernels.cpu._tile import _I32, _I64, Tile, _Code, _instruction, lanes
 
-__all__ = ["vectors_add", "vectors_load", "vectors_store"]
+__all__ = [
+    "DEAD",
+    "vectors_add",
+    "vectors_load",
+    "vectors_load_first",
+    "vectors_pass",
+    "vectors_plus",
+    "vectors_pool",
+    "vectors_relu",
+    "vectors_store",
+    "vectors_store_first",
+    "vectors_sum",
+    "vectors_unpool",
+]
+
+DEAD = 4
 
 _CONTRACT = ("contract",)  # a product and a sum may become one multiply-add
 
@@ -129,3 +151,241 @@ def vectors_add(y, position, step, count, values):
     """As ``vectors_store``, but added to what is in y."""
     for value, place in zip(values, _places(y, position, step, count, len(values))):
         y[place] += value[:count]
+
+
+# -------------------------------------------------------------------------------------- the first few of several vectors
+
+
+def _there(code, i, number):
+    """Whether vector i is one of the first ``number``, as a count of lanes: all or none."""
+    many = code.builder.icmp_signed("<", _I64(i), number)
+    return code.builder.select(many, _I64(code.tile.lanes), _I64(0))
+
+
+def _lane_mask(code, i, number, count):
+    """The lanes that are there: below ``count``, of a vector below ``number``."""
+    there = _there(code, i, number)
+    return code.first_lanes(code.builder.select(code.builder.icmp_signed("<", count, there), count, there))
+
+
+def _read(code, data, position, mask):
+    return code.call("llvm.masked.load.{}.p0", code.vector, code.at(data, position), code.size, mask, ir.Constant(code.vector, None))
+
+
+def _write(code, value, data, position, mask):
+    code.call("llvm.masked.store.{}.p0", ir.VoidType(), value, code.at(data, position), code.size, mask)
+
+
+def _step(code, position, step, i):
+    return code.builder.add(position, code.builder.mul(step, _I64(i)))
+
+
+def _load_first_code(typing, shape, x, position, step, count, number):
+    vector = Tile(1, 1, x.dtype)
+    result = types.UniTuple(vector, shape.rows)
+
+    def write(context, builder, signature, args):
+        code = _Code(vector, context, builder, signature, args)
+        data, values = code.data(1), []
+        for i in range(shape.rows):
+            mask = _lane_mask(code, i, args[5], args[4])
+            values.append(code.new_tile([_read(code, data, _step(code, args[2], args[3], i), mask)]))
+        return context.make_tuple(builder, result, values)
+
+    return result(shape, x, types.intp, types.intp, types.intp, types.intp), write
+
+
+@_instruction(_load_first_code)
+def vectors_load_first(shape, x, position, step, count, number):
+    """As ``vectors_load``, but zero from vector ``number`` on."""
+    values = np.zeros((shape.rows, lanes(x.dtype)), x.dtype)
+    number = max(0, min(number, shape.rows))
+    for value, place in zip(values, _places(x, position, step, count, number)):
+        value[:count] = x[place]
+    return tuple(values)
+
+
+def _store_first_code(typing, y, position, step, count, number, values):
+    vector = values.dtype
+
+    def write(context, builder, signature, args):
+        code = _Code(vector, context, builder, signature, args)
+        data = code.data(0)
+        for i, wrapped in enumerate(code.unpack(args[5], values.count)):
+            mask = _lane_mask(code, i, args[4], args[3])
+            _write(code, code.unpack(wrapped, 1)[0], data, _step(code, args[1], args[2], i), mask)
+        return context.get_dummy_value()
+
+    return types.void(y, types.intp, types.intp, types.intp, types.intp, values), write
+
+
+@_instruction(_store_first_code)
+def vectors_store_first(y, position, step, count, number, values):
+    """As ``vectors_store``, but only the first ``number`` vectors."""
+    number = max(0, min(number, len(values)))
+    for value, place in zip(values, _places(y, position, step, count, number)):
+        y[place] = value[:count]
+
+
+# -------------------------------------------------------------------------------------- bias, ReLU, pooling
+
+
+def _each(function):
+    """An instruction that does the same to each vector of a tuple, with one more argument of vectors."""
+
+    def typing_function(typing, values, other):
+        vector = values.dtype
+
+        def write(context, builder, signature, args):
+            code = _Code(vector, context, builder, signature, args)
+            others = [code.unpack(v, 1)[0] for v in code.unpack(args[1], other.count)]
+            results = []
+            for i, wrapped in enumerate(code.unpack(args[0], values.count)):
+                result = function(code, code.unpack(wrapped, 1)[0], others[i % other.count])
+                results.append(code.new_tile([result]))
+            return context.make_tuple(builder, values, results)
+
+        return values(values, other), write
+
+    return typing_function
+
+
+@_instruction(_each(lambda code, value, other: code.builder.fadd(value, other)))
+def vectors_plus(values, bias):
+    """Each vector plus the one vector of ``bias``."""
+    return tuple(value + bias[0] for value in values)
+
+
+def _positive(code, value, sign):
+    """The value where ``sign`` is above 0 or NaN, else 0."""
+    zero = ir.Constant(code.vector, None)
+    return code.builder.select(code.builder.fcmp_unordered(">", sign, zero), value, zero)
+
+
+@_instruction(_each(_positive))
+def vectors_pass(values, y):
+    """The gradient that ReLU lets through: each vector where that of y is not <= 0."""
+    return tuple(np.where(sign <= 0, value.dtype.type(0), value) for value, sign in zip(values, y))
+
+
+def _sum_code(typing, values):
+    vector = values.dtype
+    result = types.UniTuple(vector, 1)
+
+    def write(context, builder, signature, args):
+        code = _Code(vector, context, builder, signature, args)
+        terms = [code.unpack(v, 1)[0] for v in code.unpack(args[0], values.count)]
+        while len(terms) > 1:
+            terms = [builder.fadd(*terms[i : i + 2]) if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+        return context.make_tuple(builder, result, [code.new_tile(terms)])
+
+    return result(values), write
+
+
+@_instruction(_sum_code)
+def vectors_sum(values):
+    """The sum of the vectors, a tuple of one."""
+    return (np.sum(values, 0),)
+
+
+def _relu_code(typing, values):
+    vector = values.dtype
+
+    def write(context, builder, signature, args):
+        code = _Code(vector, context, builder, signature, args)
+        results = [code.unpack(v, 1)[0] for v in code.unpack(args[0], values.count)]
+        return context.make_tuple(builder, values, [code.new_tile([_positive(code, v, v)]) for v in results])
+
+    return values(values), write
+
+
+@_instruction(_relu_code)
+def vectors_relu(values):
+    """max(v, 0) of each vector; NaN stays."""
+    return tuple(np.where(value <= 0, value.dtype.type(0), value) for value in values)
+
+
+def _integers(code):
+    """The LLVM type of a vector of integers as wide as the numbers."""
+    return ir.VectorType(ir.IntType(code.tile.dtype.bitwidth), code.tile.lanes)
+
+
+def _bytes(code, name, result, *values):
+    """Call a masked load or store of bytes."""
+    type_ = ir.FunctionType(result, [v.type for v in values])
+    name = f"llvm.masked.{name}.v{code.tile.lanes}i8.p0"
+    return code.builder.call(cgutils.get_or_insert_function(code.builder.module, type_, name), values)
+
+
+def _pool_code(typing, y, winner, position, step, count, number, top, bottom):
+    vector = top.dtype
+
+    def write(context, builder, signature, args):
+        code = _Code(vector, context, builder, signature, args)
+        data, tags, integers = code.data(0), code.data(1), _integers(code)
+        rows = [[code.unpack(v, 1)[0] for v in code.unpack(args[i], top.count)] for i in (6, 7)]
+        zero = ir.Constant(code.vector, None)
+        for i in range(top.count // 2):
+            window = [*rows[0][2 * i : 2 * i + 2], *rows[1][2 * i : 2 * i + 2]]
+            best, tag = window[0], ir.Constant(integers, [0] * vector.lanes)
+            for k in (1, 2, 3):
+                larger = builder.fcmp_ordered(">", window[k], best)
+                larger = builder.or_(larger, builder.fcmp_unordered("uno", window[k], window[k]))
+                best = builder.select(larger, window[k], best)
+                tag = builder.select(larger, ir.Constant(integers, [k] * vector.lanes), tag)
+            alive = builder.fcmp_unordered(">", best, zero)
+            tag = builder.select(alive, tag, ir.Constant(integers, [DEAD] * vector.lanes))
+            mask, place = _lane_mask(code, i, args[5], args[4]), _step(code, args[2], args[3], i)
+            _write(code, builder.select(alive, best, zero), data, place, mask)
+            tag = builder.trunc(tag, ir.VectorType(ir.IntType(8), vector.lanes))
+            _bytes(code, "store", ir.VoidType(), tag, code.at(tags, place), _I32(1), mask)
+        return context.get_dummy_value()
+
+    return types.void(y, winner, types.intp, types.intp, types.intp, types.intp, top, bottom), write
+
+
+@_instruction(_pool_code)
+def vectors_pool(y, winner, position, step, count, number, top, bottom):
+    """The windows (top[0], top[1], bottom[0], bottom[1]), (top[2], ...), ...: their largest values, not below 0, and winners.
+
+    They go to position, position + step, ... of y and ``winner``, the first ``number`` of them.
+    """
+    for i, place in enumerate(_places(y, position, step, count, max(0, min(number, len(top) // 2)))):
+        best, tag = top[2 * i], np.zeros(top[0].size, np.uint8)
+        for k, value in enumerate((top[2 * i + 1], bottom[2 * i], bottom[2 * i + 1]), 1):
+            larger = (value > best) | np.isnan(value)
+            best, tag = np.where(larger, value, best), np.where(larger, np.uint8(k), tag)
+        y[place] = np.where(best <= 0, y.dtype.type(0), best)[:count]
+        winner[place] = np.where(best <= 0, np.uint8(DEAD), tag)[:count]
+
+
+def _unpool_code(typing, shape, g, winner, position, step, count, number):
+    vector = Tile(1, 1, g.dtype)
+    row = types.UniTuple(vector, shape.rows)
+    result = types.UniTuple(row, 2)
+
+    def write(context, builder, signature, args):
+        code = _Code(vector, context, builder, signature, args)
+        data, tags, zero = code.data(1), code.data(2), ir.Constant(code.vector, None)
+        small = ir.VectorType(ir.IntType(8), vector.lanes)
+        rows = [[], []]
+        for i in range(shape.rows // 2):
+            mask, place = _lane_mask(code, i, args[6], args[5]), _step(code, args[3], args[4], i)
+            value = _read(code, data, place, mask)
+            tag = _bytes(code, "load", small, code.at(tags, place), _I32(1), mask, ir.Constant(small, None))
+            for k in range(4):
+                won = builder.icmp_unsigned("==", tag, ir.Constant(small, [k] * vector.lanes))
+                rows[k // 2].append(code.new_tile([builder.select(won, value, zero)]))
+        return context.make_tuple(builder, result, [context.make_tuple(builder, row, values) for values in rows])
+
+    return result(shape, g, winner, types.intp, types.intp, types.intp, types.intp), write
+
+
+@_instruction(_unpool_code)
+def vectors_unpool(shape, g, winner, position, step, count, number):
+    """(top, bottom), each as many vectors as the shape has rows: g[position], ... where the pixel is the winner, else 0."""
+    top, bottom = (np.zeros((shape.rows, lanes(g.dtype)), g.dtype) for _ in range(2))
+    for i, place in enumerate(_places(g, position, step, count, max(0, min(number, shape.rows // 2)))):
+        for k in range(4):
+            (top, bottom)[k // 2][2 * i + k % 2, :count] = np.where(winner[place] == k, g[place], g.dtype.type(0))
+    return tuple(top), tuple(bottom)

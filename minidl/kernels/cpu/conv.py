@@ -2,27 +2,74 @@
 
 Images are (N, H, W, C) and weights (KH, KW, C/G, O) in memory.
 
-    depthwise (G = C = O)                 plain loops over the channels                        _depthwise.py
-    3x3, stride 1, float32, C and O >= 16 Winograd F(4x4, 3x3), where it saves work            winograd.py
-    y, gw, gb                             sums on register tiles, from the images              _direct.py, correlate
-    gx                                    the same sums, on gy with the kernel turned          _direct.py, correlate
-    gx where that is wasteful             products of gy and weights, added window by window   _direct.py, scatter
+    winograd4   Winograd F(4x4, 3x3): 3x3, stride 1, float32, where it saves work           winograd.py
+    winograd2   Winograd F(2x2, 3x3): less saved, and more exact than a direct sum          winograd.py
+    depthwise   plain sums over the window, channels side by side: G = C = O                _depthwise.py
+    direct      sums on register tiles, from the images:                                    _direct.py
+                y, gw, gb; gx likewise, from gy with the kernel turned, or, where that is
+                wasteful, as products of gy and weights that are added window by window
+    im2col      the windows as columns of a matrix, and BLAS: the textbook                  generic/conv.py
+    loops       the definition                                                              generic/conv.py
+
+``conv2d_algorithms`` tells which of them can compute a convolution, and chooses.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
-from minidl.kernels.cpu._depthwise import INPUT, OUTPUT, WEIGHT, depthwise
+from minidl.kernels.cpu._depthwise import depthwise, depthwise_weights
 from minidl.kernels.cpu._direct import Axis, correlate, forward_axis, gradient_axes, padded, scatter, weight_gradient
+from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, follow, undo
 from minidl.kernels.cpu._tile import lanes
-from minidl.kernels.cpu.winograd import winograd_backward, winograd_forward, winograd_pays
+from minidl.kernels.cpu.winograd import winograd_backward, winograd_can, winograd_forward, winograd_pays
+from minidl.kernels.generic import conv as textbook
 from minidl.kernels.generic.conv import Padding, Pair
 from minidl.memory import channels_last, empty
 
-__all__ = ["conv2d_backward", "conv2d_forward"]
+__all__ = [
+    "conv2d_algorithms",
+    "conv2d_backward",
+    "conv2d_forward",
+    "conv2d_relu_backward",
+    "conv2d_relu_forward",
+]
+
+Needs = tuple[bool, bool, bool]
+Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 MOST_PHASES = 16  # of a strided gx; each is a convolution of its own
+WINOGRAD = {"winograd4": 4, "winograd2": 2}  # the side of a tile of outputs
+
+
+@lru_cache(maxsize=1024)
+def conv2d_algorithms(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    dtype: Any,
+    follows: int = PLAIN,
+) -> tuple[str, ...]:
+    """The names of the algorithms that can compute a convolution; the first is the one that "auto" takes.
+
+    Depthwise where it applies; Winograd F(4x4, 3x3) where it pays; else direct. float64 is for checking gradients, which
+    the rounding of F(4x4, 3x3) would disturb. F(2x2, 3x3) is never the fastest of all.
+    """
+    geometry = x_shape, w_shape, stride, padding, dilation, groups, dtype
+    possible = ["direct", "im2col", "loops"]
+    if winograd_can(*geometry):
+        possible[1:1] = ["winograd4", "winograd2"]
+        if winograd_pays(*geometry, follows):
+            possible.insert(0, possible.pop(1))
+    if groups == x_shape[1] == w_shape[0]:
+        possible.insert(0, "depthwise")
+    return tuple(possible)
 
 
 def _spatial_first(w: np.ndarray) -> np.ndarray:
@@ -31,24 +78,83 @@ def _spatial_first(w: np.ndarray) -> np.ndarray:
     return w if w.flags.c_contiguous else np.ascontiguousarray(w)
 
 
+def _axes(size: Pair, w: np.ndarray, stride: Pair, padding: Padding, dilation: Pair) -> tuple[Axis, Axis]:
+    """Both axes of a convolution of (H, W) images with (KH, KW, C/G, O) weights."""
+    return (
+        forward_axis(size[0], w.shape[0], stride[0], padding[0], dilation[0]),
+        forward_axis(size[1], w.shape[1], stride[1], padding[1], dilation[1]),
+    )
+
+
+# ---------------------------------------------------------------- forward
+
+
 def conv2d_forward(
-    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    algorithm: str = "auto",
 ) -> np.ndarray:
     """y[n, o, oh, ow] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, c, oh SH + kh DH - top, ow SW + kw DW - left]."""
-    if winograd_pays(x.shape, w.shape, stride, padding, dilation, groups, x.dtype):
-        return winograd_forward(x, w, b, padding)
+    if algorithm in ("im2col", "loops"):
+        return textbook.conv2d_forward(x, w, b, stride, padding, dilation, groups, algorithm)
+    return _forward(x, w, b, stride, padding, dilation, groups, algorithm, PLAIN)[0]
+
+
+def conv2d_relu_forward(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    pool: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """y = max(conv2d(x), 0), for ``pool`` = 2 the largest of each 2x2 window; and y, or the windows' winners, for backward."""
+    return _forward(x, w, b, stride, padding, dilation, groups, "auto", RELU if pool == 1 else POOL)
+
+
+def _forward(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    algorithm: str,
+    follows: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What follows, done to the results of the convolution, and what it keeps."""
+    if algorithm == "auto":
+        algorithm = conv2d_algorithms(x.shape, w.shape, stride, padding, dilation, groups, x.dtype, follows)[0]
+    if algorithm in WINOGRAD:
+        return winograd_forward(x, w, b, padding, follows, WINOGRAD[algorithm])
     x, w = channels_last(x), _spatial_first(w)
-    h, v = (forward_axis(x.shape[1 + i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
-    y = empty((len(x), h.outputs, v.outputs, w.shape[3]), x.dtype)
-    if groups == w.shape[3] and w.shape[2] == 1:
-        y[...] = 0 if b is None else b
-        depthwise(x, w, y, stride, padding, dilation, OUTPUT)
+    h, v = _axes(x.shape[1:3], w, stride, padding, dilation)
+    shape = len(x), h.outputs, v.outputs, w.shape[3]
+    if algorithm == "depthwise":
+        y = empty(shape, x.dtype)
+        depthwise(x, w, b, y, h, v)
+        y, kept = (y, y) if follows == PLAIN else follow(y, follows)
+    elif follows == POOL:
+        shape = len(x), h.outputs // 2, v.outputs // 2, w.shape[3]
+        y, kept = empty(shape, x.dtype), empty(shape, np.uint8)
+        correlate(x, w, b, y, h, v, groups, follows=POOL, winner=kept)
     else:
-        correlate(x, w, b, y, h, v, groups)
-    return y.transpose(0, 3, 1, 2)
+        kept = y = empty(shape, x.dtype)
+        correlate(x, w, b, y, h, v, groups, follows=follows)
+    return y.transpose(0, 3, 1, 2), kept.transpose(0, 3, 1, 2)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+# ---------------------------------------------------------------- backward
+
+
 def conv2d_backward(
     gy: np.ndarray,
     x: np.ndarray | None,
@@ -58,39 +164,82 @@ def conv2d_backward(
     padding: Padding,
     dilation: Pair,
     groups: int,
-    needs: tuple[bool, bool, bool],
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    needs: Needs,
+    algorithm: str = "auto",
+) -> Gradients:
     """gx, gw and gb of a convolution of (H, W) = ``size`` images, each None when not needed. x is read for gw only."""
-    shape = (len(gy), w.shape[1] * groups, *size)
-    if winograd_pays(shape, w.shape, stride, padding, dilation, groups, gy.dtype):
-        return winograd_backward(gy, x, w, size, padding, needs)
+    if algorithm in ("im2col", "loops"):
+        return textbook.conv2d_backward(gy, x, w, size, stride, padding, dilation, groups, needs, algorithm)
+    return _backward(gy, None, x, w, size, stride, padding, dilation, groups, needs, algorithm, PLAIN)
+
+
+def conv2d_relu_backward(
+    gy: np.ndarray,
+    kept: np.ndarray,
+    x: np.ndarray | None,
+    w: np.ndarray,
+    size: Pair,
+    out_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    pool: int,
+    needs: Needs,
+) -> Gradients:
+    """gx, gw and gb, each None when not needed; ``kept`` as forward gave it, ``out_size`` (OH, OW) of the convolution itself."""
+    follows = RELU if pool == 1 else POOL
+    return _backward(gy, kept, x, w, size, stride, padding, dilation, groups, needs, "auto", follows)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def _backward(
+    gy: np.ndarray,
+    kept: np.ndarray | None,
+    x: np.ndarray | None,
+    w: np.ndarray,
+    size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    needs: Needs,
+    algorithm: str,
+    follows: int,
+) -> Gradients:
+    if algorithm == "auto":
+        shape = (len(gy), w.shape[1] * groups, *size)
+        algorithm = conv2d_algorithms(shape, w.shape, stride, padding, dilation, groups, gy.dtype, follows)[0]
+    if algorithm in WINOGRAD:
+        return winograd_backward(gy, x, w, size, padding, needs, follows, kept, WINOGRAD[algorithm])
     gy, w = channels_last(gy), _spatial_first(w)
+    h, v = _axes(size, w, stride, padding, dilation)
+    if kept is not None:
+        kept = channels_last(kept)
+        if needs[0] or algorithm == "depthwise":  # only the gradients of weights are made piece by piece
+            gy, kept, follows = undo(gy, kept, (h.outputs, v.outputs), follows), None, PLAIN
     image = (*size, w.shape[2] * groups)
     gx = empty((len(gy), *image), gy.dtype) if needs[0] else None
     gw = empty(w.shape, gy.dtype) if needs[1] else None
     gb = empty((w.shape[3],), gy.dtype) if needs[2] else None
     images = channels_last(x) if needs[1] and x is not None else None
-    h, v = (forward_axis(size[i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
-    if groups == w.shape[3] and w.shape[2] == 1:
-        if gx is not None:
-            gx[...] = 0
-            depthwise(gx, w, gy, stride, padding, dilation, INPUT)
-        if gw is not None and images is not None:
-            per_image = np.zeros((len(gy), *w.shape), gy.dtype)
-            depthwise(images, per_image, gy, stride, padding, dilation, WEIGHT)
-            per_image.sum(0, out=gw)
-        if gb is not None:
-            weight_gradient(gy, None, None, gb, image, h, v, groups)
-    else:
-        if gx is not None and _window_by_window(w, size, h, v, stride, groups):
-            scatter(gy, w, gx, h, v, groups)
-        elif gx is not None:
-            phases = [gradient_axes(size[i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
-            for rows in phases[0]:
-                for columns in phases[1]:
+    if gx is not None and algorithm != "depthwise" and _window_by_window(w, size, h, v, stride, groups):
+        scatter(gy, w, gx, h, v, groups)
+    elif gx is not None:
+        phases = [gradient_axes(size[i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
+        for rows in phases[0]:
+            for columns in phases[1]:
+                if algorithm == "depthwise":
+                    depthwise(gy, w, None, gx, rows, columns)
+                else:
                     correlate(gy, w, None, gx, rows, columns, groups, transposed=True)
-        if gw is not None or gb is not None:
-            weight_gradient(gy, images, gw, gb, image, h, v, groups)
+    if algorithm == "depthwise" and gw is not None and images is not None:
+        depthwise_weights(images, gy, gw, h, v)
+        images = gw_rest = None
+    else:
+        gw_rest = gw
+    if gw_rest is not None or gb is not None:
+        weight_gradient(gy, images, gw_rest, gb, image, h, v, groups, follows, kept)
     return (
         None if gx is None else gx.transpose(0, 3, 1, 2),
         None if gw is None else gw.transpose(3, 2, 0, 1),

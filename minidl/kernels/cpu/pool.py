@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.kernels.cpu._jit import parallel, prange, serial, threads
+from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.generic.pool import winner_dtype
 from minidl.kernels.generic.resize import Taps
 from minidl.memory import channels_last, empty
@@ -12,11 +12,14 @@ from minidl.memory import channels_last, empty
 __all__ = ["max_pool2d_backward", "max_pool2d_forward"]
 
 
-@serial
-def _max_rows(x, y, winner, first, last, rows, columns):
+@threaded
+def _max(x, y, winner, rows, columns, part, parts):
+    if fork(part, parts):
+        return
     row_index, row_count = rows
     index, count = columns
     OH, OW, KW = y.shape[1], y.shape[2], index.shape[1]
+    first, last = share(y.shape[0] * OH, part, parts)
     for unit in range(first, last):
         n, i = unit // OH, unit % OH
         for j in range(OW):
@@ -33,13 +36,6 @@ def _max_rows(x, y, winner, first, last, rows, columns):
                         tap[c] = number if better else tap[c]
 
 
-@parallel
-def _max_parallel(x, y, winner, parts, rows, columns):
-    units = y.shape[0] * y.shape[1]
-    for t in prange(parts):
-        _max_rows(x, y, winner, t * units // parts, (t + 1) * units // parts, rows, columns)
-
-
 def max_pool2d_forward(x: np.ndarray, rows: Taps, columns: Taps) -> tuple[np.ndarray, np.ndarray]:
     """y = the largest value of each window, and the number k * KW + m of the tap it came from."""
     x = channels_last(x)
@@ -47,20 +43,19 @@ def max_pool2d_forward(x: np.ndarray, rows: Taps, columns: Taps) -> tuple[np.nda
     shape = (N, len(rows.count), len(columns.count), C)
     y, winner = empty(shape, x.dtype), empty(shape, winner_dtype(rows, columns))
     tables = (rows.index, rows.count), (columns.index, columns.count)
-    parts = threads(x.size)
-    if parts == 1:
-        _max_rows(x, y, winner, 0, N * shape[1], *tables)
-    else:
-        _max_parallel(x, y, winner, parts, *tables)
+    _max(threads(x.size), x, y, winner, *tables)
     return y.transpose(0, 3, 1, 2), winner.transpose(0, 3, 1, 2)
 
 
-@serial
-def _max_grad_rows(gy, winner, gx, KW, first, last, rows, columns):
+@threaded
+def _max_grad(gy, winner, gx, KW, rows, columns, part, parts):
     """Rows of gx; the tables are the transposed ones: the windows that read a pixel, and as which of their taps."""
+    if fork(part, parts):
+        return
     row_index, row_tap, row_count = rows
     index, tap, count = columns
     H, W = gx.shape[1], gx.shape[2]
+    first, last = share(gx.shape[0] * H, part, parts)
     for unit in range(first, last):
         n, h = unit // H, unit % H
         for w in range(W):
@@ -75,22 +70,11 @@ def _max_grad_rows(gy, winner, gx, KW, first, last, rows, columns):
                         total[c] += g[c] if won[c] == number else 0
 
 
-@parallel
-def _max_grad_parallel(gy, winner, gx, KW, parts, rows, columns):
-    units = gx.shape[0] * gx.shape[1]
-    for t in prange(parts):
-        _max_grad_rows(gy, winner, gx, KW, t * units // parts, (t + 1) * units // parts, rows, columns)
-
-
 def max_pool2d_backward(gy: np.ndarray, winner: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
     """gx = the sum of gy over the windows that a pixel won."""
     gy, winner = channels_last(gy), channels_last(winner)
     N, _, _, C = gy.shape
     gx = empty((N, rows.size, columns.size, C), gy.dtype)
     tables = [(taps.index, taps.value, taps.count) for taps in (rows.transposed, columns.transposed)]
-    KW, parts = columns.index.shape[1], threads(gx.size)
-    if parts == 1:
-        _max_grad_rows(gy, winner, gx, KW, 0, N * rows.size, *tables)
-    else:
-        _max_grad_parallel(gy, winner, gx, KW, parts, *tables)
+    _max_grad(threads(gx.size), gy, winner, gx, columns.index.shape[1], *tables)
     return gx.transpose(0, 3, 1, 2)

@@ -3,6 +3,7 @@
 from minidl.kernels.generic.activation import *
 from minidl.kernels.generic.columns import *
 from minidl.kernels.generic.conv import *
+from minidl.kernels.generic.conv_relu import *
 from minidl.kernels.generic.dropout import *
 from minidl.kernels.generic.elementwise import *
 from minidl.kernels.generic.embedding import *

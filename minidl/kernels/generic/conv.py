@@ -13,7 +13,7 @@ import numpy as np
 from minidl.backend import Array, xp_of
 from minidl.kernels.generic.columns import Padding, Pair, col2im, conv_size, im2col
 
-__all__ = ["blocks", "conv2d_backward", "conv2d_forward", "conv2d_loops"]
+__all__ = ["blocks", "conv2d_algorithms", "conv2d_backward", "conv2d_forward", "conv2d_loops"]
 
 BLOCK_BYTES = 1 << 22  # of columns made at a time; stays in a core's cache on the way from im2col into the product
 BLOCK_BYTES_GPU = 1 << 28
@@ -36,17 +36,21 @@ def blocks(N: int, OH: int, row_bytes: int, limit: int = BLOCK_BYTES) -> Iterato
                 yield slice(n, n + 1), slice(row, min(row + rows, OH))
 
 
-def conv2d_loops(
-    x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> np.ndarray:
-    """Convolution as it is defined, one multiplication at a time: to be read and to test the others by, not to be used."""
-    (N, _, H, W), (O, CG, KH, KW) = x.shape, w.shape
+def conv2d_algorithms(*geometry: Any) -> tuple[str, ...]:
+    """The names of the algorithms that can compute a convolution; the first is the one that "auto" takes."""
+    return "im2col", "loops"
+
+
+def _products(
+    x_shape: tuple, w_shape: tuple, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> Iterator[tuple[tuple, tuple, tuple]]:
+    """Which element of y each product of an element of x and one of w belongs to: all (index in y, in x, in w)."""
+    (N, _, H, W), (O, CG, KH, KW) = x_shape, w_shape
     (SH, SW), (DH, DW), (PH, PW) = stride, dilation, (padding[0][0], padding[1][0])
     OH, OW = conv_size(H, KH, SH, padding[0], DH), conv_size(W, KW, SW, padding[1], DW)
-    y = np.zeros((N, O, OH, OW), x.dtype)
     for n in range(N):
         for o in range(O):
-            group = o // (O // groups)
+            first = o // (O // groups) * CG  # channel of the group
             for oh in range(OH):
                 for ow in range(OW):
                     for c in range(CG):
@@ -54,10 +58,43 @@ def conv2d_loops(
                             for kw in range(KW):
                                 ih, iw = oh * SH + kh * DH - PH, ow * SW + kw * DW - PW
                                 if 0 <= ih < H and 0 <= iw < W:  # outside lies the padding, which is zero
-                                    y[n, o, oh, ow] += x[n, group * CG + c, ih, iw] * w[o, c, kh, kw]
-                    if b is not None:
-                        y[n, o, oh, ow] += b[o]
+                                    yield (n, o, oh, ow), (n, first + c, ih, iw), (o, c, kh, kw)
+
+
+def conv2d_loops(
+    x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> np.ndarray:
+    """Convolution as it is defined, one multiplication at a time: to be read and to test the others by, not to be used."""
+    OH, OW = (conv_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+    y = np.zeros((len(x), len(w), OH, OW), x.dtype)
+    if b is not None:
+        y += b[:, None, None]
+    for i_y, i_x, i_w in _products(x.shape, w.shape, stride, padding, dilation, groups):
+        y[i_y] += x[i_x] * w[i_w]
     return y
+
+
+def conv2d_loops_backward(
+    gy: Array,
+    x: Array | None,
+    w: Array,
+    size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradients of the same products: from y = x w follow gx = gy w and gw = gy x."""
+    shape = (len(gy), w.shape[1] * groups, *size)
+    gx = np.zeros(shape, gy.dtype) if needs[0] else None
+    gw = np.zeros(w.shape, gy.dtype) if needs[1] else None
+    for i_y, i_x, i_w in _products(shape, w.shape, stride, padding, dilation, groups):
+        if gx is not None:
+            gx[i_x] += gy[i_y] * w[i_w]
+        if gw is not None and x is not None:
+            gw[i_w] += gy[i_y] * x[i_x]
+    return gx, gw, gy.sum((0, 2, 3)) if needs[2] else None
 
 
 def _pieces(
@@ -75,11 +112,22 @@ def _pieces(
 
 
 @np.errstate(invalid="ignore", over="ignore")
-def conv2d_forward(x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> Array:
+def conv2d_forward(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    algorithm: str = "auto",
+) -> Array:
     """y[n, o, oh, ow] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, c, oh SH + kh DH - top, ow SW + kw DW - left].
 
     As a matrix product: (O, C KH KW) weights times (C KH KW, pixels) columns, for each group of channels.
     """
+    if algorithm == "loops":
+        return conv2d_loops(x, w, b, stride, padding, dilation, groups)
     xp = xp_of(x)
     (N, _, H, W), (O, _, KH, KW), G = x.shape, w.shape, groups
     OH, OW = conv_size(H, KH, stride[0], padding[0], dilation[0]), conv_size(W, KW, stride[1], padding[1], dilation[1])
@@ -106,12 +154,15 @@ def conv2d_backward(
     dilation: Pair,
     groups: int,
     needs: tuple[bool, bool, bool],
+    algorithm: str = "auto",
 ) -> tuple[Array | None, Array | None, Array | None]:
     """The gradients of a convolution of (H, W) = ``size`` images: gx, gw and gb, each None when ``needs`` says so.
 
     With y = weights @ columns:  gw = gy @ columns^T,  columns' gradient = weights^T @ gy,  and gx is its col2im.
     x is read for gw only, and may be None otherwise. The columns of forward are made again rather than kept.
     """
+    if algorithm == "loops":
+        return conv2d_loops_backward(gy, x, w, size, stride, padding, dilation, groups, needs)
     xp = xp_of(gy)
     (N, O, _, _), (_, CG, KH, KW), G = gy.shape, w.shape, groups
     shape = (N, CG * G, *size)
