@@ -176,20 +176,21 @@ def resnet20(nn: Any) -> Any:
     class Block(nn.Module):
         def __init__(self, c: int, o: int, stride: int) -> None:
             super().__init__()
-            self.conv1 = nn.Conv2d(c, o, 3, stride=stride, padding=1, bias=False)
-            self.bn1 = nn.BatchNorm2d(o)
-            self.relu1 = nn.ReLU()
-            self.conv2 = nn.Conv2d(o, o, 3, padding=1, bias=False)
-            self.bn2 = nn.BatchNorm2d(o)
-            self.relu2 = nn.ReLU()
+            self.main = nn.Sequential(
+                nn.Conv2d(c, o, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(o),
+                nn.ReLU(),
+                nn.Conv2d(o, o, 3, padding=1, bias=False),
+                nn.BatchNorm2d(o),
+            )
+            self.relu = nn.ReLU()
             same = c == o and stride == 1
             self.shortcut = (
                 nn.Identity() if same else nn.Sequential(nn.Conv2d(c, o, 1, stride=stride, bias=False), nn.BatchNorm2d(o))
             )
 
         def forward(self, x: Any) -> Any:
-            y = self.relu1(self.bn1(self.conv1(x)))
-            return self.relu2(self.bn2(self.conv2(y)) + self.shortcut(x))
+            return self.relu(self.main(x) + self.shortcut(x))
 
     layers = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     for c, o, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class Function:
         recording = state.grad_enabled and cls.differentiable
         arrays: list[Any] = []
         edges: list[Node | Tensor | None] = []
-        record = False
+        needs: list[bool] = []
         kind = None
         for value in inputs:
             edge: Node | Tensor | None = None
@@ -79,16 +80,18 @@ class Function:
                 elif kind is not type(array):
                     raise _mixed_devices(cls.name, inputs)
                 if recording and value._requires_grad:
-                    record = True
                     edge = value._node
                     if edge is None:
                         edge = value
                 value = array
             arrays.append(value)
             edges.append(edge)
-        node = Node(cls, tuple(edges))
+            needs.append(edge is not None)
+        node = Node(cls, tuple(edges), tuple(needs))
         try:
-            with np.errstate(all="ignore"):  # infinities and NaN are results here, not warnings
+            if state.names is None:
+                result = _quietly(cls.forward, node, arrays, params)
+            else:  # in a module, whose call has told NumPy to be quiet
                 result = cls.forward(node, *arrays, **params)
         except Exception as error:
             if node.path:
@@ -97,9 +100,15 @@ class Function:
         if state.watchers:
             for watcher in state.watchers:
                 watcher(node, tuple(arrays), params, result[0] if type(result) is tuple else result)
+        maker = node if True in needs else None
         if type(result) is tuple:
-            return (Tensor.wrap(result[0], node if record else None), *map(Tensor.wrap, result[1:]))
-        return Tensor.wrap(result, node if record else None)
+            return (Tensor.wrap(result[0], maker), *map(Tensor.wrap, result[1:]))
+        return Tensor.wrap(result, maker)
+
+
+@np.errstate(all="ignore")  # infinities and NaN are results here, not warnings
+def _quietly(forward: Callable, node: Node, arrays: list, params: dict) -> Any:
+    return forward(node, *arrays, **params)
 
 
 def _mixed_devices(op: str, inputs: tuple) -> DeviceError:

@@ -38,7 +38,7 @@ _FREE = _references([np.empty(1)], 0)
 
 def _size_class(nbytes: int) -> int:
     """Round up so that at most an eighth is wasted and nearby sizes share buffers."""
-    step = max(1 << (nbytes.bit_length() - 4), ALIGN)
+    step = 1 << (nbytes.bit_length() - 4)
     return -(-nbytes // step) * step
 
 
@@ -50,10 +50,10 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     (512, 512)
     """
     dtype = np.dtype(dtype)
-    nbytes = int(math.prod(shape)) * dtype.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < SMALL or not _enabled:
         return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, _take(_size_class(nbytes)))
+    return np.ndarray(shape, dtype, _take(_size_class(int(nbytes))))  # its base is the owner, which is thereby taken
 
 
 def _take(size: int) -> np.ndarray:
@@ -61,13 +61,13 @@ def _take(size: int) -> np.ndarray:
         owners = _buffers[size] = _buffers.pop(size, [])  # the dictionary's order: least recently used size first
         for i in range(len(owners)):
             if sys.getrefcount(owners[i]) == _FREE:
-                return owners[i][:]  # a view: its base is the owner, which is thereby taken
+                return owners[i]
         _make_room(size)
         raw = np.empty(size + ALIGN, np.uint8)
         start = -raw.ctypes.data % ALIGN
         owner = np.frombuffer(raw.data[start : start + size], np.uint8)
         owners.append(owner)
-        return owner[:]
+        return owner
 
 
 def _make_room(size: int) -> None:
@@ -152,6 +152,8 @@ def empty_like(x: np.ndarray) -> np.ndarray:
     >>> memory.empty_like(np.zeros((2, 3), np.float32).T).strides
     (4, 12)
     """
+    if x.nbytes < SMALL:
+        return np.empty_like(x)
     if x.flags.c_contiguous:
         return empty(x.shape, x.dtype)
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
@@ -211,11 +213,12 @@ def flat(x: np.ndarray) -> np.ndarray | None:
     >>> memory.flat(np.arange(6).reshape(2, 3).T), memory.flat(np.arange(6)[::2])
     (array([0, 1, 2, 3, 4, 5]), None)
     """
-    if x.flags.c_contiguous:
-        return x.reshape(-1)
-    order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
-    y = x.transpose(order)
-    return y.reshape(-1) if y.flags.c_contiguous else None
+    if not x.flags.c_contiguous:
+        last = sum([(n - 1) * stride for n, stride in zip(x.shape, x.strides)])  # where the last element begins
+        if last != x.nbytes - x.itemsize:
+            return None
+    y = x.ravel("K")
+    return y if y.base is not None else None  # without a base it is a copy
 
 
 def dense(x: np.ndarray) -> np.ndarray:
@@ -226,7 +229,7 @@ def dense(x: np.ndarray) -> np.ndarray:
     >>> memory.dense(np.arange(6)[::2])
     array([0, 2, 4])
     """
-    if flat(x) is not None:
+    if x.flags.c_contiguous or flat(x) is not None:
         return x
     y = empty(x.shape, x.dtype)
     y[...] = x

@@ -43,23 +43,21 @@ class Node:
         sequence: creation order; every node has a higher number than the nodes it depends on.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "edges", "function", "hooks", "needs", "path", "retain", "saved", "sequence")
+    __slots__ = ("__dict__", "__weakref__", "edges", "function", "needs", "path", "saved", "sequence")
 
     edges: tuple[Node | Tensor | None, ...]
     needs: tuple[bool, ...]
     saved: tuple[Array, ...] | None
-    hooks: list[Callable] | None
-    retain: Any
+    hooks: list[Callable] | None = None
+    retain: Any = None
 
-    def __init__(self, function: type[Function], edges: tuple) -> None:
+    def __init__(self, function: type[Function], edges: tuple, needs: tuple[bool, ...]) -> None:
         self.function = function
         self.edges = edges
-        self.needs = tuple([edge is not None for edge in edges])
+        self.needs = needs
         self.saved = ()
         self.path = state.path
         self.sequence = next(_sequence)
-        self.hooks = None
-        self.retain = None
 
     @property
     def name(self) -> str:
@@ -115,7 +113,9 @@ class Tensor:
     def wrap(array: Array, node: Node | None = None) -> Tensor:
         """A tensor around an array that nobody else will write to; no copy, no check."""
         tensor = Tensor.__new__(Tensor)
-        tensor._array = np.asarray(array) if isinstance(array, np.generic) else array  # NumPy makes 0-d results scalars
+        if type(array) is not np.ndarray and isinstance(array, np.generic):
+            array = np.asarray(array)  # NumPy makes 0-d results scalars
+        tensor._array = array
         tensor._node = node
         tensor._grad = None
         tensor._hooks = None
@@ -538,6 +538,8 @@ class Parameter(Tensor):
 def _shares(a: Array, b: Array) -> bool:
     """Whether a may lie in b's memory, or is a broadcast view, whose elements share memory with each other."""
     if isinstance(a, np.ndarray):
+        if a.base is None:  # a owns its memory
+            return a is b or a is b.base
         return np.may_share_memory(a, b) or not a.flags.writeable
     return a.data.ptr == b.data.ptr or a.base is not None
 
@@ -550,29 +552,10 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
     number first guarantees that a node is visited only after everything that uses its output, and no
     recursion is needed. ``grads`` holds the gradients that have arrived so far.
     """
-    grads: dict[Node | Tensor, Array] = {}
+    grads: dict[Node | Tensor, Array] = {root: grad}
     own: set[Node | Tensor] = set()  # their gradient is an array of our own making: nobody else sees it, add in place
-    waiting: list[tuple[int, Node]] = []
-    leaves: list[Tensor] = []
-
-    def arrive(edge: Node | Tensor, g: Array, source: Array) -> None:
-        if isinstance(g, np.generic):
-            g = np.asarray(g)
-        if edge not in grads:
-            grads[edge] = g
-            if isinstance(edge, Node):
-                heappush(waiting, (-edge.sequence, edge))
-            else:
-                leaves.append(edge)
-                if not _shares(g, source):
-                    own.add(edge)
-        elif edge in own:
-            grads[edge] += g
-        else:
-            grads[edge] = grads[edge] + g
-            own.add(edge)
-
-    arrive(root, grad, grad)
+    waiting = [(-root.sequence, root)] if isinstance(root, Node) else []
+    leaves = [] if isinstance(root, Node) else [root]
     while waiting:
         node = heappop(waiting)[1]
         gy = grads.pop(node)
@@ -581,7 +564,8 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             gy = _run_hooks(node.hooks, gy)
         if node.retain is not None and (tensor := node.retain()) is not None:
             tensor._grad = Tensor.wrap(gy.copy())
-        _check_alive(node)
+        if node.saved is None:
+            raise _freed(node)
         try:
             incoming = node.function.backward(node, gy)
         except Exception as error:
@@ -596,12 +580,27 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
         if len(incoming) != len(edges):
             raise _wrong_gradient(node, f"{len(edges)} gradients, one per input of forward", str(len(incoming)))
         for i, (edge, g) in enumerate(zip(edges, incoming)):
-            if edge is not None:
+            if edge is None:
+                continue
+            if type(g) is not np.ndarray:
                 if not backend.is_array(g) and not isinstance(g, np.generic):
                     raise _wrong_gradient(node, f"an array as the gradient of input {i}", type(g).__name__)
-                if isinstance(edge, Tensor) and g.shape != edge.shape:
-                    raise _wrong_gradient(node, f"a gradient of shape {edge.shape} for input {i}", f"{g.shape}")
-                arrive(edge, g, gy)
+                g = np.asarray(g) if isinstance(g, np.generic) else g
+            if isinstance(edge, Tensor) and g.shape != edge._array.shape:
+                raise _wrong_gradient(node, f"a gradient of shape {edge.shape} for input {i}", f"{g.shape}")
+            if edge in own:
+                grads[edge] += g
+            elif edge in grads:
+                grads[edge] = grads[edge] + g
+                own.add(edge)
+            else:
+                grads[edge] = g
+                if isinstance(edge, Node):
+                    heappush(waiting, (-edge.sequence, edge))
+                else:
+                    leaves.append(edge)
+                    if not _shares(g, gy):
+                        own.add(edge)
     for leaf in leaves:
         g = grads.pop(leaf)
         if leaf not in own:
@@ -628,12 +627,11 @@ def _run_hooks(hooks: list[Callable], g: Array) -> Array:
     return g
 
 
-def _check_alive(node: Node) -> None:
-    if node.saved is None:
-        raise GraphError(
-            f"backward: expected a live graph, got one that an earlier backward() freed (at {_place(node)}). "
-            "Run forward again, or pass retain_graph=True to the first backward()."
-        )
+def _freed(node: Node) -> GraphError:
+    return GraphError(
+        f"backward: expected a live graph, got one that an earlier backward() freed (at {_place(node)}). "
+        "Run forward again, or pass retain_graph=True to the first backward()."
+    )
 
 
 def _wrong_gradient(node: Node, expected: str, got: str) -> GraphError:

@@ -136,12 +136,13 @@ class Conv2d(_Conv):
             if padding == "same" and self.stride != (1, 1):
                 raise ArgumentError.of("Conv2d", "stride 1 with padding='same'", f"stride {self.stride}")
 
-    def forward(self, x: Tensor, relu: bool = False, pool: int = 1) -> Tensor:
-        """Convolve; ``relu`` and ``pool`` = 2 add the layers that follow (see ``minidl.conv2d_relu``), as Sequential does."""
+    def forward(self, x: Tensor, norm: Any = None, relu: bool = False, pool: int = 1) -> Tensor:
+        """Convolve; and, when Sequential says so, do what the layers behind this one would do (see ``nn.fusion``)."""
+        weight, bias = (self.weight, self.bias) if norm is None else norm.fold(self.weight, self.bias)
         geometry = self.stride, self.padding, self.dilation, self.groups
         if relu:
-            return F.conv2d_relu(x, self.weight, self.bias, *geometry, pool=pool)
-        return F.conv2d(x, self.weight, self.bias, *geometry)
+            return F.conv2d_relu(x, weight, bias, *geometry, pool=pool)
+        return F.conv2d(x, weight, bias, *geometry)
 
 
 class ConvTranspose2d(_Conv):

@@ -9,6 +9,7 @@ from minidl.context import state
 from minidl.nn.activation import ReLU
 from minidl.nn.conv import Conv2d
 from minidl.nn.module import Module
+from minidl.nn.normalization import BatchNorm1d, BatchNorm2d
 from minidl.nn.pooling import MaxPool2d
 
 __all__ = ["fused"]
@@ -17,20 +18,38 @@ __all__ = ["fused"]
 def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
     """How many of ``modules`` from i on the call ``modules[i](x, **options)`` runs, and these options.
 
-    A convolution takes a ReLU, and after that a max pooling by 2, along. Nobody may ask for what lies between: no hook
-    of these modules, and no watcher of operations (summaries, profiles). A subclass may mean something else and stays alone.
+    A convolution takes along a batch normalisation, when that has nothing to learn or collect, then a ReLU, then a max
+    pooling by 2; a batch normalisation takes a ReLU. Nobody may ask for what lies between: no hook of these
+    modules, and no watcher of operations (summaries, profiles). A subclass may mean something else and stays alone.
     """
-    first = modules[i]
-    if state.watchers or type(first) is not Conv2d or first._hooks or not _plain(modules, i + 1, ReLU):
-        return 1, {}
-    if _plain(modules, i + 2, MaxPool2d) and _halves(modules[i + 2]):
-        return 3, {"relu": True, "pool": 2}
-    return 2, {"relu": True}
+    first, options, after = modules[i], {}, i + 1
+    if state.watchers or first._hooks:
+        return 1, options
+    if type(first) is Conv2d:
+        if _plain(modules, after, BatchNorm2d) and _fixed(modules[after], first):
+            options["norm"] = modules[after]
+            after += 1
+        if _plain(modules, after, ReLU):
+            options["relu"] = True
+            after += 1
+            if _plain(modules, after, MaxPool2d) and _halves(modules[after]):
+                options["pool"] = 2
+                after += 1
+    elif type(first) in (BatchNorm1d, BatchNorm2d) and _plain(modules, after, ReLU):
+        options["relu"] = True
+        after += 1
+    return after - i, options
 
 
 def _plain(modules: Sequence[Module], i: int, kind: type[Module]) -> bool:
     """Whether module i is there, of this very class, and has no hooks."""
     return i < len(modules) and type(modules[i]) is kind and not modules[i]._hooks and not modules[i]._pre_hooks
+
+
+def _fixed(norm: Any, conv: Any) -> bool:
+    """Whether a normalisation is a fixed linear map of the convolution's channels, of which no gradient is asked for."""
+    collected = not norm.training and norm.running_mean is not None
+    return collected and not state.grad_enabled and norm.num_features == conv.out_channels
 
 
 def _halves(pool: Any) -> bool:

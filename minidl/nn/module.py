@@ -79,34 +79,23 @@ class Module:
             if value is not None and not isinstance(value, Tensor):
                 raise DtypeError.of(f"{type(self).__name__}.{name}", "a Tensor or None", type(value).__name__)
             self._buffers[name] = value
-        else:
-            if name in self._modules:
-                self._forget(name)
-            object.__setattr__(self, name, value)
+        elif name in self._modules:
+            self._forget(name)
+        object.__setattr__(self, name, value)  # what is registered is an ordinary attribute too: quick to read
 
     def __getattr__(self, name: str) -> Any:
-        for table in ("_parameters", "_buffers", "_modules"):
-            entries = self.__dict__.get(table, {})
-            if name in entries:
-                return entries[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
 
     def __delattr__(self, name: str) -> None:
         if not self._forget(name):
             object.__delattr__(self, name)
 
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._parameters, *self._buffers, *self._modules]
-
     def _forget(self, name: str) -> bool:
-        """Remove a name from wherever it is registered; whether it was a registered one."""
-        found = False
-        for table in (self._parameters, self._buffers, self._modules):
-            if name in table:
-                del table[name]
-                found = True
+        """Remove an attribute, also from where it is registered; whether there was one."""
+        found = name in self.__dict__
+        for table in (self.__dict__, self._parameters, self._buffers, self._modules):
+            table.pop(name, None)
         self._transient.discard(name)
-        self.__dict__.pop(name, None)
         _Structure.version += 1
         return found
 
@@ -120,7 +109,7 @@ class Module:
         self._check_new(name)
         if parameter is not None and not isinstance(parameter, Parameter):
             raise DtypeError.of("register_parameter", "a Parameter or None", type(parameter).__name__)
-        self._parameters[name] = parameter
+        self._parameters[name] = self.__dict__[name] = parameter
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that belongs to the state but is not trained, such as running statistics.
@@ -146,7 +135,7 @@ class Module:
         self._check_new(name)
         if tensor is not None and not isinstance(tensor, Tensor):
             raise DtypeError.of("register_buffer", "a Tensor or None", type(tensor).__name__)
-        self._buffers[name] = tensor
+        self._buffers[name] = self.__dict__[name] = tensor
         if not persistent:
             self._transient.add(name)
 
@@ -162,7 +151,7 @@ class Module:
             hint = f"Make one: {module.__name__}(...)." if isinstance(module, type) else ""
             hint = "Unpack it: Sequential(*modules)." if isinstance(module, (list, tuple)) else hint
             raise DtypeError.of(type(self).__name__, "a Module", describe(module), hint)
-        self._modules[name] = module
+        self._modules[name] = self.__dict__[name] = module
         _Structure.version += 1
 
     def _check_new(self, name: str) -> None:
@@ -183,25 +172,38 @@ class Module:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run the pre-hooks, ``forward`` and the hooks."""
-        outer_path, outer_names = state.path, state.names
-        if outer_names is None:
-            state.names = self._path_names()
-            state.path = type(self).__name__
-        else:
-            state.path = outer_names.get(id(self)) or f"{outer_path}.{type(self).__name__}"
+        names = state.names
+        if names is None:
+            return self._call_outermost(inputs, options)
+        outer = state.path
+        state.path = names.get(id(self)) or f"{outer}.{type(self).__name__}"
         try:
-            for hook in tuple(self._pre_hooks):
-                changed = hook(self, inputs)
-                if changed is not None:
-                    inputs = changed if isinstance(changed, tuple) else (changed,)
-            output = self.forward(*inputs, **options)
-            for hook in tuple(self._hooks):
-                changed = hook(self, inputs, output)
-                if changed is not None:
-                    output = changed
-            return output
+            return self._run(inputs, options)
         finally:
-            state.path, state.names = outer_path, outer_names
+            state.path = outer
+
+    @np.errstate(all="ignore")  # infinities and NaN are results here, not warnings
+    def _call_outermost(self, inputs: tuple, options: dict[str, Any]) -> Any:
+        outer = state.path
+        state.path, state.names = type(self).__name__, self._path_names()
+        try:
+            return self._run(inputs, options)
+        finally:
+            state.path, state.names = outer, None
+
+    def _run(self, inputs: tuple, options: dict[str, Any]) -> Any:
+        if not self._pre_hooks and not self._hooks:
+            return self.forward(*inputs, **options)
+        for hook in tuple(self._pre_hooks):
+            changed = hook(self, inputs)
+            if changed is not None:
+                inputs = changed if isinstance(changed, tuple) else (changed,)
+        output = self.forward(*inputs, **options)
+        for hook in tuple(self._hooks):
+            changed = hook(self, inputs, output)
+            if changed is not None:
+                output = changed
+        return output
 
     def _path_names(self) -> dict[int, str]:
         version, names = self._paths

@@ -96,20 +96,35 @@ class _BatchNorm(_Running):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise with the batch's statistics in training, with the running ones in evaluation."""
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Normalise with the batch's statistics in training, with the running ones in evaluation; then ReLU if asked for."""
         self._check(x)
         collecting = self.training and self.running_mean is not None
         momentum = self.momentum
         if momentum is None:  # the plain average of all batches so far
             momentum = 1.0 / (self.num_batches_tracked.item() + 1) if collecting else 0.0
         of_batch = self.training or self.running_mean is None
-        y = F.batch_norm(
+        normalise = F.batch_norm_relu if relu else F.batch_norm
+        y = normalise(
             x, self.running_mean, self.running_var, self.weight, self.bias, training=of_batch, momentum=momentum, eps=self.eps
         )
         if collecting:
             self.num_batches_tracked.data = self.num_batches_tracked._array + 1
         return y
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight (O, ...) and bias (O,) of a linear map that does what the given one and this normalisation do in evaluation.
+
+        (w x + b - mean) * s + bias = (s w) x + (b - mean) * s + bias, with s = weight / sqrt(var + eps).
+        """
+        scale = (self.running_var._array + self.eps) ** -0.5
+        shift = -self.running_mean._array if bias is None else bias._array - self.running_mean._array
+        if self.weight is not None:
+            scale = scale * self.weight._array
+        shift = shift * scale
+        if self.bias is not None:
+            shift = shift + self.bias._array
+        return Tensor.wrap(weight._array * scale.reshape(-1, *[1] * (weight.ndim - 1))), Tensor.wrap(shift)
 
 
 class BatchNorm1d(_BatchNorm):

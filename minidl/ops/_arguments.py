@@ -24,7 +24,7 @@ def tensor(op: str, value: Any, name: str = "x") -> Tensor:
 
 def float_tensor(op: str, value: Any, name: str = "x") -> Tensor:
     """``value`` as a float32 or float64 tensor; integers and booleans take the default dtype."""
-    x = tensor(op, value, name)
+    x = value if isinstance(value, Tensor) else tensor(op, value, name)
     if x._array.dtype in FLOATS:
         return x
     return Tensor.wrap(x._array.astype(default_dtype()))
@@ -32,7 +32,7 @@ def float_tensor(op: str, value: Any, name: str = "x") -> Tensor:
 
 def real_tensor(op: str, value: Any, name: str = "x", hint: str = "Convert with .astype('float32').") -> Tensor:
     """``value`` as a tensor that must be float32 or float64 already, as network operations ask."""
-    x = tensor(op, value, name)
+    x = value if isinstance(value, Tensor) else tensor(op, value, name)
     if x._array.dtype not in FLOATS:
         raise DtypeError.of(op, f"{name} of float32 or float64", str(x.dtype), hint)
     return x
@@ -40,9 +40,8 @@ def real_tensor(op: str, value: Any, name: str = "x", hint: str = "Convert with 
 
 def same_dtype(op: str, **tensors: Tensor | None) -> None:
     """Refuse float32 mixed with float64: convolution weights and images must agree."""
-    given = {name: t.dtype for name, t in tensors.items() if t is not None}
-    if len(set(given.values())) > 1:
-        got = ", ".join(f"{name} {dtype}" for name, dtype in given.items())
+    if len({t._array.dtype for t in tensors.values() if t is not None}) > 1:
+        got = ", ".join(f"{name} {t.dtype}" for name, t in tensors.items() if t is not None)
         raise DtypeError.of(op, "one dtype for all tensors", got, "Convert with .astype, or the module with .to('float32').")
 
 
@@ -55,7 +54,7 @@ def ndim(op: str, x: Tensor, expected: int, letters: str, name: str = "x") -> No
 
 def integer(op: str, name: str, value: Any, minimum: int | None = None) -> int:
     """A Python or NumPy integer, at least ``minimum``."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+    if type(value) is not int and (isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer))):
         raise DtypeError.of(op, f"{name} as an integer", describe(value))
     if minimum is not None and value < minimum:
         raise ArgumentError.of(op, f"{name} of at least {minimum}", str(value))
@@ -64,7 +63,9 @@ def integer(op: str, name: str, value: Any, minimum: int | None = None) -> int:
 
 def number(op: str, name: str, value: Any, low: float | None = None, high: float | None = None) -> float:
     """A Python or NumPy number within [low, high]."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if type(value) is not float and (
+        isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating))
+    ):
         raise DtypeError.of(op, f"{name} as a number", describe(value))
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"

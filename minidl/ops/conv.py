@@ -144,10 +144,12 @@ class Conv2d(Function):
         groups: int,
         algorithm: str,
     ) -> Array:
+        kernels = kernels_for(x)
+        x = kernels.images(x)
         ctx.save(x if ctx.needs[1] else None, w)
         ctx.size, ctx.algorithm = x.shape[2:], algorithm
         ctx.geometry = stride, padding, dilation, groups
-        return kernels_for(x).conv2d_forward(x, w, b, *ctx.geometry, algorithm)
+        return kernels.conv2d_forward(x, w, b, *ctx.geometry, algorithm)
 
     @staticmethod
     def backward(ctx: Any, gy: Array) -> tuple:
@@ -176,11 +178,11 @@ def checked(
 
 
 def _algorithm(x: Tensor, w: Tensor, geometry: dict[str, Any], algorithm: str) -> str:
-    """The name itself, if that algorithm can compute the convolution."""
-    if algorithm != "auto":
-        possible = kernels_for(x._array).conv2d_algorithms(x.shape, w.shape, *geometry.values(), x.dtype)
-        choice("conv2d", "algorithm, for this convolution,", algorithm, ("auto", *possible))
-    return algorithm
+    """The algorithm that is asked for, if it can compute the convolution; the fastest for "auto"."""
+    possible = kernels_for(x._array).conv2d_algorithms(x.shape, w.shape, *geometry.values(), x.dtype)
+    if algorithm == "auto":
+        return possible[0]
+    return choice("conv2d", "algorithm, for this convolution,", algorithm, ("auto", *possible))
 
 
 @op(
@@ -218,7 +220,8 @@ def conv2d(
         the end. ``padding="valid"`` is none. ``groups=C`` is a depthwise convolution: every channel has its own
         kernels.
         ``algorithm`` forces one: "loops" (the definition), "im2col" and, on the CPU with Numba, "direct", "depthwise",
-        "winograd4" and "winograd2" (F(4x4, 3x3) and F(2x2, 3x3), where they apply). "auto" takes the fastest.
+        "winograd4" and "winograd2" (F(4x4, 3x3) and F(2x2, 3x3), where they apply). "auto" takes the fastest, and
+        ``minidl.watch`` tells which one that is.
     Raises:
         ShapeError: channels that do not match, or a kernel larger than the padded input.
         ArgumentError: negative padding, a stride of 0, groups that do not divide C and O, an algorithm that does not

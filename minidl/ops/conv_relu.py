@@ -37,7 +37,9 @@ class Conv2dRelu(Function):
         pool: int,
     ) -> Array:
         ctx.geometry = stride, padding, dilation, groups, pool
-        y, kept = kernels_for(x).conv2d_relu_forward(x, w, b, *ctx.geometry)
+        kernels = kernels_for(x)
+        x = kernels.images(x)
+        y, kept = kernels.conv2d_relu_forward(x, w, b, *ctx.geometry)
         ctx.save(x if ctx.needs[1] else None, w, kept)
         ctx.size = x.shape[2:]
         ctx.out_size = tuple(conv_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))

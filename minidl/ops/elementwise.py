@@ -9,6 +9,7 @@ import numpy as np
 from minidl.backend import FLOATS, Array, default_dtype, is_array, xp_of
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
+from minidl.kernels import kernels_for
 from minidl.kernels.generic import sum_to
 from minidl.ops._arguments import describe, tensor
 from minidl.registry import Draw, ErrorSample, Sample, op
@@ -147,7 +148,7 @@ class Add(Function):
     @staticmethod
     def forward(ctx: Any, x: Any, y: Any) -> Array:
         ctx.shapes = shape_of(x), shape_of(y)
-        return x + y
+        return kernels_for(x).add(x, y)
 
     @staticmethod
     def backward(ctx: Any, gz: Array) -> tuple:
@@ -233,12 +234,12 @@ class Multiply(Function):
     def forward(ctx: Any, x: Any, y: Any) -> Array:
         ctx.shapes = shape_of(x), shape_of(y)
         ctx.save(x if ctx.needs[1] else None, y if ctx.needs[0] else None)
-        return x * y
+        return kernels_for(x).multiply(x, y)
 
     @staticmethod
     def backward(ctx: Any, gz: Array) -> tuple:
-        (x, y), (sx, sy) = ctx.saved, ctx.shapes
-        return (sum_to(gz * y, sx) if ctx.needs[0] else None, sum_to(gz * x, sy) if ctx.needs[1] else None)
+        (x, y), (sx, sy), multiply = ctx.saved, ctx.shapes, kernels_for(gz).multiply
+        return (sum_to(multiply(gz, y), sx) if ctx.needs[0] else None, sum_to(multiply(gz, x), sy) if ctx.needs[1] else None)
 
 
 @op(

@@ -15,7 +15,7 @@ from minidl.ops._arguments import describe, integer, number, real_tensor, same_d
 from minidl.registry import Draw, ErrorSample, Sample, op
 from minidl.tensor import Tensor
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm"]
+__all__ = ["batch_norm", "batch_norm_relu", "group_norm", "instance_norm", "layer_norm"]
 
 
 # ---------------------------------------------------------------- arguments
@@ -77,7 +77,7 @@ def _column(p: Any, x: np.ndarray) -> Any:
 
 
 class BatchNorm(Function):
-    """Normalise each channel over the batch, or with given statistics."""
+    """Normalise each channel over the batch, or with given statistics; ``relu`` applies ReLU as well."""
 
     @staticmethod
     def forward(
@@ -89,19 +89,26 @@ class BatchNorm(Function):
         bias: Array | None,
         training: bool,
         eps: float,
+        relu: bool = False,
     ) -> tuple:
         given = (None, None) if training else (running_mean, running_var)
-        y, mean, var = kernels_for(x).batch_norm_forward(x, weight, bias, eps, *given)
-        ctx.eps, ctx.given = eps, not training
-        ctx.save(x, mean, var, weight)
+        y, mean, var = kernels_for(x).batch_norm_forward(x, weight, bias, eps, *given, relu=relu)
+        ctx.eps, ctx.given, ctx.relu = eps, not training, relu
+        ctx.save(x, mean, var, weight, bias if relu else None)
         return y, mean, var
 
     @staticmethod
     def backward(ctx: Any, gy: Array) -> tuple:
-        x, mean, var, weight = ctx.saved
+        x, mean, var, weight, bias = ctx.saved
         needs = ctx.needs[0], ctx.needs[3], ctx.needs[4]
-        gx, gw, gb = kernels_for(x).batch_norm_backward(gy, x, mean, var, weight, ctx.eps, ctx.given, needs)
+        gx, gw, gb = kernels_for(x).batch_norm_backward(
+            gy, x, mean, var, weight, ctx.eps, ctx.given, needs, relu=ctx.relu, bias=bias
+        )
         return gx, None, None, gw, gb
+
+
+class BatchNormRelu(BatchNorm):
+    """Batch norm with ``relu``: ReLU costs nothing, since neither its input nor its result is read again."""
 
 
 def _batch_samples(draw: Draw) -> list[Sample]:
@@ -206,7 +213,13 @@ def batch_norm(
     array([[-1., -1.],
            [ 1.,  1.]], dtype=float32)
     """
-    name = "batch_norm"
+    return _batch_norm("batch_norm", x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _batch_norm(
+    name: str, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+) -> Tensor:
+    """``batch_norm`` or ``batch_norm_relu``."""
     x = _images(name, x, 2)
     _running(name, running_mean, running_var, training)
     if not training and running_mean is None:
@@ -216,11 +229,82 @@ def batch_norm(
     n = math.prod(x.shape[:1] + x.shape[2:])
     if training and n == 1:
         raise ShapeError.of(name, "more than one value per channel in training", f"shape {x.shape}", "Use a larger batch.")
-    y, mean, var = BatchNorm.apply(x, *vectors, training=bool(training), eps=eps)
+    if name == "batch_norm":
+        y, mean, var = BatchNorm.apply(x, *vectors, training=bool(training), eps=eps)
+    else:
+        y, mean, var = BatchNormRelu.apply(x, *vectors, training=bool(training), eps=eps, relu=True)
     if training and n > 1:
         _update(running_mean, mean._array, momentum)
         _update(running_var, var._array * (n / (n - 1)), momentum)
     return y
+
+
+def _batch_relu_samples(draw: Draw) -> list[Sample]:
+    """Every channel has mean 0 and a small bias, so that y is away from 0, where ReLU has its kink."""
+
+    def images(*shape: int) -> np.ndarray:
+        half = draw.away(*shape, gap=0.5)
+        return np.concatenate([half, -half])
+
+    def bias() -> np.ndarray:
+        return draw.uniform(3, low=-0.05, high=0.05)
+
+    stats = bias(), draw.positive(3)
+    return [
+        Sample(images(3, 3), None, None, draw.positive(3), bias(), True, name="features"),
+        Sample(images(1, 3, 4, 3), None, None, draw.positive(3), bias(), training=True, name="images"),
+        Sample(images(2, 3, 5), training=True, eps=0.1, name="no weight"),
+        Sample(images(1, 3, 2, 2), *stats, -draw.positive(3), bias(), grad=(0, 3, 4), name="running"),
+        Sample(images(2, 3), *stats, draw.positive(3), None, False, 0.3, 1e-3, grad=(0, 3), name="running arguments"),
+        Sample(draw.normal(0, 3, 2, 2), None, None, draw.positive(3), training=True, name="empty"),
+    ]
+
+
+@op(
+    samples=_batch_relu_samples,
+    oracle=lambda *args, **kwargs: np.maximum(_batch_oracle(*args, **kwargs), 0),
+    flops=lambda y, x, *vectors, training, eps, relu: (9 if training else 4) * x.size,
+    errors=lambda draw: [
+        ErrorSample(ShapeError, r"batch_norm_relu: expected x of shape \(N, C, ...\)", np.ones(3), training=True),
+        ErrorSample(ShapeError, r"bias of shape \(3,\)", draw.normal(5, 3), None, None, None, np.ones(4), training=True),
+        ErrorSample(ArgumentError, "running_mean and running_var when not training, got None", draw.normal(5, 3)),
+        ErrorSample(DtypeError, "running_mean as a tensor", draw.normal(5, 3), [0.0] * 3, [1.0] * 3, training=True),
+        ErrorSample(ArgumentError, "eps within 0 to inf, got -1", draw.normal(5, 3), training=True, eps=-1),
+    ],
+)
+def batch_norm_relu(
+    x: Any,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch norm and ReLU in one pass over memory.
+
+    Formula:
+        y = max(batch_norm(x), 0)
+    Shape:
+        as for ``batch_norm``.
+    Gradient:
+        That of ``batch_norm``, of dL/dy where y > 0, else 0. Whether it is above 0 is computed again from x, so that
+        nothing but x is kept.
+    Notes:
+        As for ``batch_norm`` and ``relu``.
+    Raises:
+        ShapeError: as for ``batch_norm``.
+        ArgumentError: as for ``batch_norm``.
+        DtypeError: as for ``batch_norm``.
+        GraphError: as for ``batch_norm``.
+
+    >>> import minidl as md
+    >>> md.batch_norm_relu(md.tensor([[0.0, 10.0], [2.0, 30.0]]), training=True).numpy().round(3)
+    array([[0., 0.],
+           [1., 1.]], dtype=float32)
+    """
+    return _batch_norm("batch_norm_relu", x, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 # ---------------------------------------------------------------- group norm and instance norm

@@ -41,7 +41,7 @@ def _sizes(op: str, sizes: tuple) -> tuple[int, ...]:
     """``reshape(x, 2, 3)`` and ``reshape(x, (2, 3))`` mean the same."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
-    return tuple(integer(op, "size", n) for n in sizes)
+    return tuple([integer(op, "size", n) for n in sizes])
 
 
 # ---------------------------------------------------------------- the same elements under another shape
@@ -99,12 +99,12 @@ def reshape(x: Any, *shape: Any) -> Tensor:
             [3, 4, 5]])
     """
     x, wanted = tensor("reshape", x), _sizes("reshape", shape)
-    if wanted.count(-1) > 1 or min(wanted, default=0) < -1:
-        raise ArgumentError.of("reshape", "sizes of at least 0 and one -1 at most", str(wanted))
-    rest = math.prod(n for n in wanted if n != -1)
-    fits = (rest != 0 and x.size % rest == 0) if -1 in wanted else rest == x.size
-    if not fits:
-        raise ShapeError.of("reshape", f"a shape of {x.size} elements", f"{wanted} for shape {x.shape}")
+    if math.prod(wanted) != x.size or min(wanted, default=0) < 0:
+        if wanted.count(-1) > 1 or min(wanted, default=0) < -1:
+            raise ArgumentError.of("reshape", "sizes of at least 0 and one -1 at most", str(wanted))
+        rest = math.prod(n for n in wanted if n != -1)
+        if -1 not in wanted or rest == 0 or x.size % rest != 0:
+            raise ShapeError.of("reshape", f"a shape of {x.size} elements", f"{wanted} for shape {x.shape}")
     return Reshape.apply(x, shape=wanted)
 
 

@@ -7,6 +7,7 @@ from minidl.kernels.generic import *  # isort: skip  (first: what follows replac
 from minidl.kernels.cpu.activation import *
 from minidl.kernels.cpu.columns import *
 from minidl.kernels.cpu.conv import *
+from minidl.kernels.cpu.elementwise import *
 from minidl.kernels.cpu.linear import *
 from minidl.kernels.cpu.loss import *
 from minidl.kernels.cpu.norm import *

@@ -24,6 +24,8 @@ from numba import njit, prange, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
+from minidl.kernels.cpu._compiling import compiling
+
 __all__ = ["PARALLEL_MIN", "fork", "parallel", "prange", "serial", "share", "threaded", "threads"]
 
 
@@ -59,7 +61,7 @@ def _can_cache() -> bool:
     return True
 
 
-CACHE = _can_cache()
+CACHE = compiling.cached = _can_cache()
 
 FASTMATH = {"reassoc", "contract", "arcp", "afn"}
 
@@ -104,6 +106,9 @@ def _write_fork(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple
     values = [inside.load(cgutils.gep_inbounds(inside, data, 0, i)) for i in range(len(outer.args))]
     for i in (0, 1):
         values[i] = cgutils.alloca_once(inside, frame.elements[i].pointee)
+    for i in range(2, len(values) - 1):
+        if frame.elements[i] == frame.elements[i + 1] == pointer:  # an array's (reference count, owner, ...)
+            values[i] = pointer(None)  # nobody counts: the threads would wait for each other at every slice
     values[-2] = inside.ptrtoint(inside.load(worker.args[0]), long)
     inside.call(outer, values)
     inside.ret_void()

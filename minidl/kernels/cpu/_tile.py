@@ -199,8 +199,8 @@ class _Code:
 
     def first_lanes(self, count: ir.Value) -> ir.Value:
         """The mask whose first ``count`` lanes are on."""
-        index = ir.Constant(ir.VectorType(_I64, self.tile.lanes), list(range(self.tile.lanes)))
-        return self.builder.icmp_signed("<", index, self.splat(count))
+        index = ir.Constant(ir.VectorType(_I32, self.tile.lanes), list(range(self.tile.lanes)))
+        return self.builder.icmp_signed("<", index, self.splat(self.builder.trunc(count, _I32)))
 
     def unpack(self, value: ir.Value, count: int) -> list[ir.Value]:
         return [self.builder.extract_value(value, i) for i in range(count)]

@@ -7,9 +7,9 @@ subtract and scale these, and to write the results. In a kernel a vector is used
     vectors_store(y, position, step, count, (a + b, a - 0.5 * b))
 
 The last vector of a row of channels may have fewer than a register holds: ``count`` says how many are there, and the
-others are read as zero and never written. At the edge of an image, some of the pixels are missing: ``number`` says how
-many vectors are there, and the others too are read as zero and never written. As in ``_tile``, each instruction stands
-here with its meaning in NumPy.
+others are read as zero and never written. At the edge of an image, some of the pixels are missing: then those from ``begin``
+up to ``end`` are there, and the other vectors too are read as zero and never written. As in ``_tile``, each instruction
+stands here with its meaning in NumPy.
 
 The instructions for ReLU and 2x2 max pooling let a convolution finish its results while they are in registers. The
 *winner* of a window is the number 0, 1, 2, 3 of its largest value, row by row, or DEAD if that is not above zero: then
@@ -34,14 +34,15 @@ from minidl.kernels.cpu._tile import _I32, _I64, Tile, _Code, _instruction, lane
 __all__ = [
     "DEAD",
     "vectors_add",
+    "vectors_add_inside",
     "vectors_load",
-    "vectors_load_first",
+    "vectors_load_inside",
     "vectors_pass",
     "vectors_plus",
     "vectors_pool",
     "vectors_relu",
     "vectors_store",
-    "vectors_store_first",
+    "vectors_store_inside",
     "vectors_sum",
     "vectors_unpool",
 ]
@@ -153,23 +154,19 @@ def vectors_add(y, position, step, count, values):
         y[place] += value[:count]
 
 
-# -------------------------------------------------------------------------------------- the first few of several vectors
+# -------------------------------------------------------------------------------------- some of several vectors
 
 
-def _there(code, i, number):
-    """Whether vector i is one of the first ``number``, as a count of lanes: all or none."""
-    many = code.builder.icmp_signed("<", _I64(i), number)
-    return code.builder.select(many, _I64(code.tile.lanes), _I64(0))
-
-
-def _lane_mask(code, i, number, count):
-    """The lanes that are there: below ``count``, of a vector below ``number``."""
-    there = _there(code, i, number)
-    return code.first_lanes(code.builder.select(code.builder.icmp_signed("<", count, there), count, there))
+def _lane_mask(code, i, begin, end, count):
+    """The lanes of vector i that are there: those below ``count``, or none, if i is not from ``begin`` up to ``end``."""
+    build = code.builder
+    there = build.and_(build.icmp_signed("<=", begin, _I64(i)), build.icmp_signed("<", _I64(i), end))
+    return code.first_lanes(build.select(there, count, _I64(0)))
 
 
 def _read(code, data, position, mask):
-    return code.call("llvm.masked.load.{}.p0", code.vector, code.at(data, position), code.size, mask, ir.Constant(code.vector, None))
+    zero = ir.Constant(code.vector, None)
+    return code.call("llvm.masked.load.{}.p0", code.vector, code.at(data, position), code.size, mask, zero)
 
 
 def _write(code, value, data, position, mask):
@@ -180,7 +177,13 @@ def _step(code, position, step, i):
     return code.builder.add(position, code.builder.mul(step, _I64(i)))
 
 
-def _load_first_code(typing, shape, x, position, step, count, number):
+def _inside(array, position, step, count, begin, end, number):
+    """The vectors that are there, and where they lie; for the meanings in NumPy."""
+    begin, end = max(begin, 0), min(end, number)
+    return zip(range(begin, end), _places(array, position + begin * step, step, count, max(0, end - begin)))
+
+
+def _load_inside_code(typing, shape, x, position, step, count, begin, end):
     vector = Tile(1, 1, x.dtype)
     result = types.UniTuple(vector, shape.rows)
 
@@ -188,43 +191,54 @@ def _load_first_code(typing, shape, x, position, step, count, number):
         code = _Code(vector, context, builder, signature, args)
         data, values = code.data(1), []
         for i in range(shape.rows):
-            mask = _lane_mask(code, i, args[5], args[4])
+            mask = _lane_mask(code, i, args[5], args[6], args[4])
             values.append(code.new_tile([_read(code, data, _step(code, args[2], args[3], i), mask)]))
         return context.make_tuple(builder, result, values)
 
-    return result(shape, x, types.intp, types.intp, types.intp, types.intp), write
+    return result(shape, x, *[types.intp] * 5), write
 
 
-@_instruction(_load_first_code)
-def vectors_load_first(shape, x, position, step, count, number):
-    """As ``vectors_load``, but zero from vector ``number`` on."""
+@_instruction(_load_inside_code)
+def vectors_load_inside(shape, x, position, step, count, begin, end):
+    """As ``vectors_load``, but zero for vectors before ``begin`` and from ``end`` on."""
     values = np.zeros((shape.rows, lanes(x.dtype)), x.dtype)
-    number = max(0, min(number, shape.rows))
-    for value, place in zip(values, _places(x, position, step, count, number)):
-        value[:count] = x[place]
+    for i, place in _inside(x, position, step, count, begin, end, shape.rows):
+        values[i, :count] = x[place]
     return tuple(values)
 
 
-def _store_first_code(typing, y, position, step, count, number, values):
-    vector = values.dtype
+def _write_inside_code(add):
+    def typing_function(typing, y, position, step, count, begin, end, values):
+        vector = values.dtype
 
-    def write(context, builder, signature, args):
-        code = _Code(vector, context, builder, signature, args)
-        data = code.data(0)
-        for i, wrapped in enumerate(code.unpack(args[5], values.count)):
-            mask = _lane_mask(code, i, args[4], args[3])
-            _write(code, code.unpack(wrapped, 1)[0], data, _step(code, args[1], args[2], i), mask)
-        return context.get_dummy_value()
+        def write(context, builder, signature, args):
+            code = _Code(vector, context, builder, signature, args)
+            data = code.data(0)
+            for i, wrapped in enumerate(code.unpack(args[6], values.count)):
+                (value,) = code.unpack(wrapped, 1)
+                mask, place = _lane_mask(code, i, args[4], args[5], args[3]), _step(code, args[1], args[2], i)
+                if add:
+                    value = builder.fadd(value, _read(code, data, place, mask))
+                _write(code, value, data, place, mask)
+            return context.get_dummy_value()
 
-    return types.void(y, types.intp, types.intp, types.intp, types.intp, values), write
+        return types.void(y, *[types.intp] * 5, values), write
+
+    return typing_function
 
 
-@_instruction(_store_first_code)
-def vectors_store_first(y, position, step, count, number, values):
-    """As ``vectors_store``, but only the first ``number`` vectors."""
-    number = max(0, min(number, len(values)))
-    for value, place in zip(values, _places(y, position, step, count, number)):
-        y[place] = value[:count]
+@_instruction(_write_inside_code(add=False))
+def vectors_store_inside(y, position, step, count, begin, end, values):
+    """As ``vectors_store``, but only the vectors from ``begin`` up to ``end``."""
+    for i, place in _inside(y, position, step, count, begin, end, len(values)):
+        y[place] = values[i][:count]
+
+
+@_instruction(_write_inside_code(add=True))
+def vectors_add_inside(y, position, step, count, begin, end, values):
+    """As ``vectors_add``, but only the vectors from ``begin`` up to ``end``."""
+    for i, place in _inside(y, position, step, count, begin, end, len(values)):
+        y[place] += values[i][:count]
 
 
 # -------------------------------------------------------------------------------------- bias, ReLU, pooling
@@ -317,7 +331,7 @@ def _bytes(code, name, result, *values):
     return code.builder.call(cgutils.get_or_insert_function(code.builder.module, type_, name), values)
 
 
-def _pool_code(typing, y, winner, position, step, count, number, top, bottom):
+def _pool_code(typing, y, winner, position, step, count, end, top, bottom):
     vector = top.dtype
 
     def write(context, builder, signature, args):
@@ -335,7 +349,7 @@ def _pool_code(typing, y, winner, position, step, count, number, top, bottom):
                 tag = builder.select(larger, ir.Constant(integers, [k] * vector.lanes), tag)
             alive = builder.fcmp_unordered(">", best, zero)
             tag = builder.select(alive, tag, ir.Constant(integers, [DEAD] * vector.lanes))
-            mask, place = _lane_mask(code, i, args[5], args[4]), _step(code, args[2], args[3], i)
+            mask, place = _lane_mask(code, i, _I64(0), args[5], args[4]), _step(code, args[2], args[3], i)
             _write(code, builder.select(alive, best, zero), data, place, mask)
             tag = builder.trunc(tag, ir.VectorType(ir.IntType(8), vector.lanes))
             _bytes(code, "store", ir.VoidType(), tag, code.at(tags, place), _I32(1), mask)
@@ -345,12 +359,12 @@ def _pool_code(typing, y, winner, position, step, count, number, top, bottom):
 
 
 @_instruction(_pool_code)
-def vectors_pool(y, winner, position, step, count, number, top, bottom):
+def vectors_pool(y, winner, position, step, count, end, top, bottom):
     """The windows (top[0], top[1], bottom[0], bottom[1]), (top[2], ...), ...: their largest values, not below 0, and winners.
 
-    They go to position, position + step, ... of y and ``winner``, the first ``number`` of them.
+    They go to position, position + step, ... of y and ``winner``, the windows before ``end``.
     """
-    for i, place in enumerate(_places(y, position, step, count, max(0, min(number, len(top) // 2)))):
+    for i, place in _inside(y, position, step, count, 0, end, len(top) // 2):
         best, tag = top[2 * i], np.zeros(top[0].size, np.uint8)
         for k, value in enumerate((top[2 * i + 1], bottom[2 * i], bottom[2 * i + 1]), 1):
             larger = (value > best) | np.isnan(value)
@@ -359,7 +373,7 @@ def vectors_pool(y, winner, position, step, count, number, top, bottom):
         winner[place] = np.where(best <= 0, np.uint8(DEAD), tag)[:count]
 
 
-def _unpool_code(typing, shape, g, winner, position, step, count, number):
+def _unpool_code(typing, shape, g, winner, position, step, count, end):
     vector = Tile(1, 1, g.dtype)
     row = types.UniTuple(vector, shape.rows)
     result = types.UniTuple(row, 2)
@@ -370,7 +384,7 @@ def _unpool_code(typing, shape, g, winner, position, step, count, number):
         small = ir.VectorType(ir.IntType(8), vector.lanes)
         rows = [[], []]
         for i in range(shape.rows // 2):
-            mask, place = _lane_mask(code, i, args[6], args[5]), _step(code, args[3], args[4], i)
+            mask, place = _lane_mask(code, i, _I64(0), args[6], args[5]), _step(code, args[3], args[4], i)
             value = _read(code, data, place, mask)
             tag = _bytes(code, "load", small, code.at(tags, place), _I32(1), mask, ir.Constant(small, None))
             for k in range(4):
@@ -382,10 +396,10 @@ def _unpool_code(typing, shape, g, winner, position, step, count, number):
 
 
 @_instruction(_unpool_code)
-def vectors_unpool(shape, g, winner, position, step, count, number):
+def vectors_unpool(shape, g, winner, position, step, count, end):
     """(top, bottom), each as many vectors as the shape has rows: g[position], ... where the pixel is the winner, else 0."""
     top, bottom = (np.zeros((shape.rows, lanes(g.dtype)), g.dtype) for _ in range(2))
-    for i, place in enumerate(_places(g, position, step, count, max(0, min(number, shape.rows // 2)))):
+    for i, place in _inside(g, position, step, count, 0, end, shape.rows // 2):
         for k in range(4):
             (top, bottom)[k // 2][2 * i + k % 2, :count] = np.where(winner[place] == k, g[place], g.dtype.type(0))
     return tuple(top), tuple(bottom)

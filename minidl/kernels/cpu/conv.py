@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._depthwise import depthwise, depthwise_weights
 from minidl.kernels.cpu._direct import Axis, correlate, forward_axis, gradient_axes, padded, scatter, weight_gradient
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, follow, undo
@@ -36,6 +37,7 @@ __all__ = [
     "conv2d_forward",
     "conv2d_relu_backward",
     "conv2d_relu_forward",
+    "images",
 ]
 
 Needs = tuple[bool, bool, bool]
@@ -84,6 +86,31 @@ def _axes(size: Pair, w: np.ndarray, stride: Pair, padding: Padding, dilation: P
         forward_axis(size[0], w.shape[0], stride[0], padding[0], dilation[0]),
         forward_axis(size[1], w.shape[1], stride[1], padding[1], dilation[1]),
     )
+
+
+@threaded
+def _interleave(x, y, part, parts):
+    """y[n, p, c] = x[n, c, p], some pixels at a time, so that both lie in the cache."""
+    if fork(part, parts):
+        return
+    N, C, P = x.shape
+    first, last = share(N, part, parts)
+    for n in range(first, last):
+        for p in range(0, P, 256):
+            for c in range(C):
+                plane, pixels = x[n, c, p : p + 256], y[n, p : p + 256]
+                for i in range(plane.size):
+                    pixels[i, c] = plane[i]
+
+
+def images(x: np.ndarray) -> np.ndarray:
+    """x as these kernels read it, channels last in memory, so that backward need not copy it again; shown as (N, C, H, W)."""
+    if not x.flags.c_contiguous or x.transpose(0, 2, 3, 1).flags.c_contiguous:
+        return channels_last(x).transpose(0, 3, 1, 2)
+    N, C, H, W = x.shape
+    y = empty((N, H, W, C), x.dtype)
+    _interleave(threads(x.size), x.reshape(N, C, H * W), y.reshape(N, H * W, C))
+    return y.transpose(0, 3, 1, 2)
 
 
 # ---------------------------------------------------------------- forward

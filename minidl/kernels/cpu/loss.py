@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.kernels.cpu._jit import parallel, prange, serial, threads
+from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._math import exp, row_max
 from minidl.memory import empty
 
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
 
+HEAVY = 2  # work per element: an exponential function
 
-@serial
-def _cross_entropy(x, target, weight, ignore_index, smoothing, loss, peak, log_sum):
+
+@threaded
+def _cross_entropy(x, target, weight, ignore_index, smoothing, loss, peak, log_sum, part, parts):
+    if fork(part, parts):
+        return
     one = x.dtype.type(1)
     s = x.dtype.type(smoothing)
-    for i in range(x.shape[0]):
+    first, last = share(x.shape[0], part, parts)
+    for i in range(first, last):
         r, t = x[i], target[i]
-        m = row_max(r)
-        total = x.dtype.type(0)
+        m, total = row_max(r), x.dtype.type(0)
         for k in range(r.size):
             total += exp(r[k] - m)
         e = np.log(total)
@@ -34,12 +38,17 @@ def _cross_entropy(x, target, weight, ignore_index, smoothing, loss, peak, log_s
                 loss[i] += s / x.dtype.type(r.size) * total
 
 
-@serial
-def _cross_entropy_grad(g, x, peak, log_sum, target, weight, ignore_index, smoothing, gx):
+@threaded
+def _cross_entropy_grad(g, x, peak, log_sum, target, weight, ignore_index, smoothing, gx, part, parts):
+    if fork(part, parts):
+        return
     one = x.dtype.type(1)
     s = x.dtype.type(smoothing)
-    weights = weight.sum()
-    for i in range(x.shape[0]):
+    weights = x.dtype.type(0)
+    for k in range(weight.size):
+        weights += weight[k]
+    first, last = share(x.shape[0], part, parts)
+    for i in range(first, last):
         r, o, t = x[i], gx[i], target[i]
         if t == ignore_index:
             o[:] = 0
@@ -53,33 +62,13 @@ def _cross_entropy_grad(g, x, peak, log_sum, target, weight, ignore_index, smoot
             o[t] -= a
 
 
-@parallel
-def _cross_entropy_parallel(x, target, weight, ignore_index, smoothing, loss, peak, log_sum, parts):
-    n = x.shape[0]
-    for t in prange(parts):
-        a, b = t * n // parts, (t + 1) * n // parts
-        _cross_entropy(x[a:b], target[a:b], weight, ignore_index, smoothing, loss[a:b], peak[a:b], log_sum[a:b])
-
-
-@parallel
-def _cross_entropy_grad_parallel(g, x, peak, log_sum, target, weight, ignore_index, smoothing, gx, parts):
-    n = x.shape[0]
-    for t in prange(parts):
-        a, b = t * n // parts, (t + 1) * n // parts
-        _cross_entropy_grad(g[a:b], x[a:b], peak[a:b], log_sum[a:b], target[a:b], weight, ignore_index, smoothing, gx[a:b])
-
-
 def cross_entropy_forward(
     x: np.ndarray, target: np.ndarray, weight: np.ndarray, ignore_index: int, label_smoothing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per row l = -log p[target] with p = softmax(x), and the row's largest x and log(sum of e^(x - largest))."""
     x, target, weight = np.ascontiguousarray(x), np.ascontiguousarray(target), np.ascontiguousarray(weight)
     loss, peak, log_sum = (np.empty(len(x), x.dtype) for _ in range(3))
-    parts = threads(x.size)
-    if parts == 1:
-        _cross_entropy(x, target, weight, ignore_index, label_smoothing, loss, peak, log_sum)
-    else:
-        _cross_entropy_parallel(x, target, weight, ignore_index, label_smoothing, loss, peak, log_sum, parts)
+    _cross_entropy(threads(HEAVY * x.size), x, target, weight, ignore_index, float(label_smoothing), loss, peak, log_sum)
     return loss, peak, log_sum
 
 
@@ -96,9 +85,5 @@ def cross_entropy_backward(
     """gx = g * (p - y), y being 1 at the target and 0 elsewhere; g (M,)."""
     g, x, target, weight = (np.ascontiguousarray(a) for a in (g, x, target, weight))
     gx = empty(x.shape, x.dtype)
-    parts = threads(x.size)
-    if parts == 1:
-        _cross_entropy_grad(g, x, peak, log_sum, target, weight, ignore_index, label_smoothing, gx)
-    else:
-        _cross_entropy_grad_parallel(g, x, peak, log_sum, target, weight, ignore_index, label_smoothing, gx, parts)
+    _cross_entropy_grad(threads(HEAVY * x.size), g, x, peak, log_sum, target, weight, ignore_index, float(label_smoothing), gx)
     return gx

@@ -1,16 +1,17 @@
 """Normalisation compiled by Numba: one pair of kernels for batch, group and instance norm, one for layer norm.
 
-Every case is x (B, n), channels innermost: B parts that are normalised on their own, M pixels of C channels each.
+Every case is x (B, M C), channels innermost: B pieces that are normalised on their own, M pixels of C channels each.
 The channels fall into G groups of neighbours. Batch norm is B = 1 and G = C, instance norm B = N and G = C, group norm
 B = N, layer norm M = 1 and G = 1.
 
-Sums run down the pixels, channel by channel, and the channels of a group are joined afterwards. Several pixels are
-treated as one *long row*, so that the innermost loop is long however few channels there are: number c of such a row
-belongs to channel c % C, and whatever is kept per channel is repeated to the row's length. Each number of a long row
-adds up in the precision of x for ``RUN`` rows, then in float64.
+Sums run down the pixels, channel by channel, and the channels of a group are joined afterwards. A few pixels are
+treated as one *long row*, so that vectors are full however few channels there are: number k of such a row belongs to
+channel k % C, and what the loops need per channel is repeated to the row's length L. Each number of a long row is
+summed in the precision of x over ``RUN`` rows, then in float64.
 
-Batch norm may apply ReLU too: y below ``floor`` becomes ``floor``, and no gradient passes where y <= ``floor``. The
-floor is 0 or, without ReLU, NaN, below which there is nothing. Backward computes y again rather than read it.
+Batch norm may apply ReLU too, by ``vectors_pass``: y passes where not y + off <= 0, and ``off`` is 0 or, without ReLU,
+NaN, with which everything passes. Backward computes y again rather than read it, to see where gy passes; without ReLU
+it gets a bias of NaN, to the same effect.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._tile import Shape, lanes
+from minidl.kernels.cpu._vector import vectors_load, vectors_pass, vectors_store
 from minidl.memory import empty, in_order_of
 
 __all__ = ["batch_norm_backward", "batch_norm_forward", "group_norm_backward", "group_norm_forward"]
@@ -25,76 +28,55 @@ __all__ = ["batch_norm_backward", "batch_norm_forward", "group_norm_backward", "
 Needs = tuple[bool, bool, bool]  # whether the gradients of x, weight and bias are asked for
 Grads = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
-LONG = 1024  # values of a long row, if there are many
-RUN = 32  # numbers that are added up in the precision of x
-ROW = 4096  # longer rows of layer norm are treated as parts of a single pixel
+FOUR = Shape(4, 1)  # vectors that are summed side by side
+RUN = 32  # how many numbers are added up in the precision of x
 
-WHOLE, SUMS, APPLY = 0, 1, 2  # each thread does some parts from start to end; or its piece of every part, in two steps
-
-
-# ---------------------------------------------------------------- per channel
-
-
-@serial
-def _long_row(n, C):
-    """How many of n values make a long row: those of whole pixels, and few enough that there are many rows."""
-    return max(1, min(LONG, n // 64) // C) * C
-
-
-@serial
-def _repeat(values, v):
-    """v = values, values, ... (which may be the beginning of v)."""
-    C = values.size
-    for k in range(0, v.size, C):
-        for c in range(C):
-            v[k + c] = values[c]
-
-
-@serial
-def _fold(v, total):
-    """The sum of v per channel."""
-    C = total.size
-    total[:] = 0
-    for k in range(0, v.size, C):
-        for c in range(C):
-            total[c] += v[k + c]
+WHOLE, SUMS, APPLY = 0, 1, 2  # a thread does some pieces from start to end; or its share of every piece, in two steps
 
 
 @serial
 def _coefficients(mean, var, weight, eps, center, scale):
     """Long rows of what to take off and what to multiply by."""
-    C = weight.size
-    K = C // mean.size
+    C, K = weight.size, weight.size // mean.size
     for g in range(mean.size):
         istd = 1.0 / np.sqrt(np.float64(var[g]) + eps)
         for c in range(g * K, (g + 1) * K):
             center[c] = mean[g]
             scale[c] = istd * weight[c]
-    _repeat(center[:C], center)
-    _repeat(scale[:C], scale)
+    for k in range(C, center.size):
+        center[k], scale[k] = center[k - C], scale[k - C]
+
+
+@serial
+def _fold(sums, total):
+    """total = the sums of every channel, from those of several long rows."""
+    C = total.shape[1]
+    for i in range(2):
+        c = 0
+        total[i] = 0
+        for k in range(sums.shape[1]):
+            total[i, c] += sums[i, k]
+            c = c + 1 if c < C - 1 else 0
+    return total
 
 
 # ---------------------------------------------------------------- forward
 
 
 @serial
-def _typical(x, h):
-    """h = the mean of some pixels from everywhere in x: near the mean of all, however large that is."""
-    C = h.size
-    M = x.size // C
-    count = min(16, 1 + M // 8)
-    h[:C] = 0
-    for i in range(count):
-        p = i * M // count * C
-        r = x[p : p + C]
-        for c in range(C):
-            h[c] += r[c]
-    for c in range(C):
-        h[c] /= x.dtype.type(count)
+def _typical(x, C, G, shift):
+    """Long row of a value per group that is near the group's mean, however large that is: the average of four pixels."""
+    K, step, quarter = C // G, x.size // C // 4 * C, x.dtype.type(0.25)
+    for c in range(0, C, K):
+        h = (x[c] + x[step + c] + x[2 * step + c] + x[3 * step + c]) * quarter
+        for k in range(c, c + K):
+            shift[k] = h
+    for k in range(C, shift.size):
+        shift[k] = shift[k - C]
 
 
 @serial
-def _sums(x, shift, s, q, a, b):
+def _sums(x, shift, s, q, a, b, V):
     """s = sum of x - shift and q = sum of its squares, down the long rows of x; a and b are scratch.
 
     Without the shift q/M - (s/M)^2 would lose its digits when the mean is much larger than the standard deviation.
@@ -102,220 +84,243 @@ def _sums(x, shift, s, q, a, b):
     L = shift.size
     s[:] = 0
     q[:] = 0
-    for start in range(0, x.size, RUN * L):
-        run = x[start : start + RUN * L]
-        a[:] = 0
-        b[:] = 0
-        fours = run.size // (4 * L)
-        for i in range(fours):
-            r = run[4 * i * L : 4 * (i + 1) * L]
-            r0, r1, r2, r3 = r[:L], r[L : 2 * L], r[2 * L : 3 * L], r[3 * L :]
-            for c in range(L):
-                h = shift[c]
-                d0, d1, d2, d3 = r0[c] - h, r1[c] - h, r2[c] - h, r3[c] - h
-                a[c] += (d0 + d1) + (d2 + d3)
-                b[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-        for i in range(4 * fours * L, run.size, L):
-            r = run[i : i + L]
-            for c in range(r.size):
-                d = r[c] - shift[c]
-                a[c] += d
-                b[c] += d * d
-        for c in range(L):
-            s[c] += a[c]
-            q[c] += b[c]
+    rows = x.size // L
+    for first in range(0, rows, RUN):
+        last = min(first + RUN, rows)
+        for strip in range(0, L, 4 * V):
+            c = min(strip, L - 4 * V)  # the last strip overlaps the one before
+            h0, h1, h2, h3 = vectors_load(FOUR, shift, c, V, V)
+            s0, s1, s2, s3 = q0, q1, q2, q3 = vectors_load(FOUR, x, 0, 0, 0)  # zeros
+            for i in range(first, last):
+                d0, d1, d2, d3 = vectors_load(FOUR, x, i * L + c, V, V)
+                d0, d1, d2, d3 = d0 - h0, d1 - h1, d2 - h2, d3 - h3
+                s0, s1, s2, s3 = s0 + d0, s1 + d1, s2 + d2, s3 + d3
+                q0, q1, q2, q3 = q0 + d0 * d0, q1 + d1 * d1, q2 + d2 * d2, q3 + d3 * d3
+            vectors_store(a, c, V, V, (s0, s1, s2, s3))
+            vectors_store(b, c, V, V, (q0, q1, q2, q3))
+        for k in range(L):
+            s[k] += a[k]
+            q[k] += b[k]
+    rest = x[rows * L :]
+    for k in range(rest.size):
+        d = rest[k] - shift[k]
+        s[k] += d
+        q[k] += d * d
 
 
 @serial
-def _join(s, q, shift, M, mean, var):
-    """Mean and variance of each group from the sums of its channels, which are overwritten."""
-    G = mean.size
-    K = s.size // G
-    for g in range(G):
-        m, v = s[g * K : (g + 1) * K], q[g * K : (g + 1) * K]
-        h = shift[g * K : (g + 1) * K]
-        total = 0.0
-        for k in range(K):
-            d = m[k] / M
-            v[k] = v[k] / M - d * d
-            m[k] = d + h[k]  # the mean of this channel
-            total += m[k]
-        center = total / K
-        total = 0.0
-        for k in range(K):
-            total += (0.0 if v[k] < 0.0 else v[k]) + (m[k] - center) * (m[k] - center)
-        mean[g] = center
-        var[g] = total / K
+def _join(total, shift, M, mean, var):
+    """Mean and variance of each group, from the sums of its channels."""
+    K = total.shape[1] // mean.size
+    share = 1.0 / (M * K)
+    for g in range(mean.size):
+        m = v = 0.0
+        for c in range(g * K, (g + 1) * K):
+            m += total[0, c]
+            v += total[1, c]
+        m *= share
+        v = v * share - m * m
+        mean[g] = shift[g * K] + m
+        var[g] = 0.0 if v < 0.0 else v
 
 
 @serial
-def _apply(x, center, scale, bias, floor, y):
+def _apply(x, center, scale, bias, off, y, V):
     """y = (x - center) * scale + bias, and ReLU."""
     L = center.size
-    for i in range(0, x.size, L):
-        r, o = x[i : i + L], y[i : i + L]
-        for c in range(r.size):
-            v = (r[c] - center[c]) * scale[c] + bias[c]
-            o[c] = floor if v < floor else v
-
-
-@serial
-def _piece(B, M, stage, part, parts):
-    """Which parts (first, last) and which of their pixels (low, high) a thread takes."""
-    first, last = share(B, part, parts)
-    low, high = share(M, part, parts)
-    return (first, last, 0, M) if stage == WHOLE else (0, B, low, high)
+    rows = x.size // L
+    for first in range(0, rows, RUN):
+        last = min(first + RUN, rows)
+        for strip in range(0, L, 4 * V):
+            c = min(strip, L - 4 * V)
+            h0, h1, h2, h3 = vectors_load(FOUR, center, c, V, V)
+            w0, w1, w2, w3 = vectors_load(FOUR, scale, c, V, V)
+            b0, b1, b2, b3 = vectors_load(FOUR, bias, c, V, V)
+            for i in range(first, last):
+                x0, x1, x2, x3 = vectors_load(FOUR, x, i * L + c, V, V)
+                x0, x1, x2, x3 = (x0 - h0) * w0 + b0, (x1 - h1) * w1 + b1, (x2 - h2) * w2 + b2, (x3 - h3) * w3 + b3
+                passed = vectors_pass((x0, x1, x2, x3), (off + x0, off + x1, off + x2, off + x3))
+                vectors_store(y, i * L + c, V, V, passed)
+    zero = x.dtype.type(0)
+    rest, o = x[rows * L :], y[rows * L :]
+    for k in range(rest.size):
+        v = (rest[k] - center[k]) * scale[k] + bias[k]
+        o[k] = zero if v + off <= zero else v
 
 
 @threaded
-def _forward(x, weight, bias, eps, given, floor, mean, var, y, sums, stage, part, parts):
-    """Fill y, and mean and var (B, G) unless given; through ``sums`` (B, 2, parts C) threads tell each other theirs."""
+def _forward(x, weight, bias, eps, given, off, mean, var, y, sums, V, stage, part, parts):
+    """Fill y, and mean and var (B, G) unless given; bias is a long row.
+
+    ``sums`` holds s and q: of the piece that each thread is at (parts, 2, L), or of each thread's share (B, 2, parts L).
+    """
     if fork(part, parts):
         return
-    (B, n), C = x.shape, weight.size
-    M, L = n // C, _long_row(n, C)
-    first, last, low, high = _piece(B, M, stage, part, parts)
-    rows, s, q = np.empty((6, L), x.dtype), np.empty(L), np.empty(L)
-    center, scale, offset, shift = rows[0], rows[1], rows[2], rows[3]
-    h, own = np.empty(C, x.dtype), np.empty((2, mean.shape[1]), x.dtype)
-    of_x, of_square = np.empty(C), np.empty(C)
-    _repeat(bias, offset)
+    B, C, L = x.shape[0], weight.size, bias.size
+    M = x.shape[1] // C
+    first, last = share(B, part, parts) if stage == WHOLE else (0, B)
+    low, high = (0, M) if stage == WHOLE else share(M, part, parts)
+    begin, end = (part * L, (part + 1) * L) if stage == SUMS else (0, sums.shape[2])
+    rows, own = np.empty((5, L), x.dtype), np.empty((2, mean.shape[1]), x.dtype)
+    center, scale, shift, total = rows[0], rows[1], rows[2], np.empty((2, C))
     for i in range(first, last):
-        xs = x[i, low * C : high * C]
-        m, v = mean[i], var[i]
+        xs, m, v = x[i, low * C : high * C], mean[i], var[i]
         if not given:
-            _typical(x[i], h)
-            if stage == APPLY:
-                _fold(sums[i, 0], of_x)
-                _fold(sums[i, 1], of_square)
-            else:
-                _repeat(h, shift)
-                _sums(xs, shift, s, q, rows[4], rows[5])
-                if stage == SUMS:
-                    _fold(s, sums[i, 0, part * C : (part + 1) * C])
-                    _fold(q, sums[i, 1, part * C : (part + 1) * C])
-                    continue
-                _fold(s, of_x)
-                _fold(q, of_square)
-            if part > 0 and stage == APPLY:  # the first thread tells the caller
+            j = part if stage == WHOLE else i
+            s, q = sums[j, 0, begin:end], sums[j, 1, begin:end]
+            _typical(x[i], C, m.size, shift)
+            if stage != APPLY:
+                _sums(xs, shift, s, q, rows[3], rows[4], V)
+            if stage == SUMS:
+                continue
+            if stage == APPLY and part > 0:  # the first thread tells the caller
                 m, v = own[0], own[1]
-            _join(of_x, of_square, h, M, m, v)
+            _join(sums[j] if sums.shape[2] == C else _fold(sums[j], total), shift, M, m, v)
         _coefficients(m, v, weight, eps, center, scale)
-        _apply(xs, center, scale, offset, floor, y[i, low * C : high * C])
+        _apply(xs, center, scale, bias, off, y[i, low * C : high * C], V)
 
 
 # ---------------------------------------------------------------- backward
 
 
 @serial
-def _grad_sums(gy, x, center, scale, bias, floor, s, q, a, b):
+def _grad_sums(gy, x, center, scale, bias, s, q, a, b, V):
     """s = sum of gy and q = sum of gy * (x - center), where ReLU passes gy; a and b are scratch."""
     L = center.size
-    zero = x.dtype.type(0)
     s[:] = 0
     q[:] = 0
-    for start in range(0, x.size, RUN * L):
-        xs, gs = x[start : start + RUN * L], gy[start : start + RUN * L]
-        a[:] = 0
-        b[:] = 0
-        for i in range(0, xs.size, L):
-            r, g = xs[i : i + L], gs[i : i + L]
-            for c in range(r.size):
-                d = r[c] - center[c]
-                e = zero if d * scale[c] + bias[c] <= floor else g[c]
-                a[c] += e
-                b[c] += e * d
-        for c in range(L):
-            s[c] += a[c]
-            q[c] += b[c]
-
-
-@serial
-def _grad_coefficients(s, q, M, var, weight, eps, given, slope, offset, gw, gb):
-    """gw and gb grow; gx will be gy * scale + (x - center) * slope + offset."""
-    G, C = var.size, weight.size
-    K = C // G
-    for g in range(G):
-        istd = 1.0 / np.sqrt(np.float64(var[g]) + eps)
-        of_g = of_gx = 0.0  # means of gy * weight and of gy * weight * xhat
-        for c in range(g * K, (g + 1) * K):
-            gb[c] += s[c]
-            gw[c] += q[c] * istd
-            of_g += s[c] * weight[c]
-            of_gx += q[c] * istd * weight[c]
-        n = M * K
-        for c in range(g * K, (g + 1) * K):
-            offset[c] = 0.0 if given else -istd * of_g / n
-            slope[c] = 0.0 if given else -istd * istd * of_gx / n
-    _repeat(slope[:C], slope)
-    _repeat(offset[:C], offset)
-
-
-@serial
-def _grad_apply(gy, x, center, scale, bias, floor, slope, offset, gx):
-    L = center.size
+    rows = x.size // L
+    for first in range(0, rows, RUN):
+        last = min(first + RUN, rows)
+        for strip in range(0, L, 4 * V):
+            c = min(strip, L - 4 * V)
+            h0, h1, h2, h3 = vectors_load(FOUR, center, c, V, V)
+            w0, w1, w2, w3 = vectors_load(FOUR, scale, c, V, V)
+            b0, b1, b2, b3 = vectors_load(FOUR, bias, c, V, V)
+            s0, s1, s2, s3 = q0, q1, q2, q3 = vectors_load(FOUR, x, 0, 0, 0)  # zeros
+            for i in range(first, last):
+                d0, d1, d2, d3 = vectors_load(FOUR, x, i * L + c, V, V)
+                d0, d1, d2, d3 = d0 - h0, d1 - h1, d2 - h2, d3 - h3
+                g = vectors_load(FOUR, gy, i * L + c, V, V)
+                g0, g1, g2, g3 = vectors_pass(g, (d0 * w0 + b0, d1 * w1 + b1, d2 * w2 + b2, d3 * w3 + b3))
+                s0, s1, s2, s3 = s0 + g0, s1 + g1, s2 + g2, s3 + g3
+                q0, q1, q2, q3 = q0 + g0 * d0, q1 + g1 * d1, q2 + g2 * d2, q3 + g3 * d3
+            vectors_store(a, c, V, V, (s0, s1, s2, s3))
+            vectors_store(b, c, V, V, (q0, q1, q2, q3))
+        for k in range(L):
+            s[k] += a[k]
+            q[k] += b[k]
     zero = x.dtype.type(0)
-    for i in range(0, x.size, L):
-        r, g, o = x[i : i + L], gy[i : i + L], gx[i : i + L]
-        for c in range(r.size):
-            d = r[c] - center[c]
-            e = zero if d * scale[c] + bias[c] <= floor else g[c]
-            o[c] = e * scale[c] + d * slope[c] + offset[c]
+    rest, grad = x[rows * L :], gy[rows * L :]
+    for k in range(rest.size):
+        d = rest[k] - center[k]
+        g = zero if d * scale[k] + bias[k] <= zero else grad[k]
+        s[k] += g
+        q[k] += g * d
+
+
+@serial
+def _grad_coefficients(total, M, var, weight, eps, given, slope, offset, gw, gb):
+    """gw and gb grow; gx will be gy * scale + (x - center) * slope + offset."""
+    C, K = weight.size, weight.size // var.size
+    share = -1.0 / (M * K)
+    for g in range(var.size):
+        istd = 1.0 / np.sqrt(np.float64(var[g]) + eps)
+        of_g = of_gx = 0.0  # means of gy * weight and of gy * weight * xhat, times -istd
+        for c in range(g * K, (g + 1) * K):
+            gb[c] += total[0, c]
+            gw[c] += total[1, c] * istd
+            of_g += total[0, c] * weight[c]
+            of_gx += total[1, c] * weight[c]
+        of_g *= istd * share
+        of_gx *= istd * istd * istd * share
+        for c in range(g * K, (g + 1) * K):
+            offset[c] = 0.0 if given else of_g
+            slope[c] = 0.0 if given else of_gx
+    for k in range(C, slope.size):
+        offset[k], slope[k] = offset[k - C], slope[k - C]
+
+
+@serial
+def _grad_apply(gy, x, center, scale, bias, slope, offset, gx, V):
+    """gx = gy * scale + (x - center) * slope + offset, where ReLU passes gy."""
+    L = center.size
+    rows = x.size // L
+    for first in range(0, rows, RUN):
+        last = min(first + RUN, rows)
+        for strip in range(0, L, 4 * V):
+            c = min(strip, L - 4 * V)
+            h0, h1, h2, h3 = vectors_load(FOUR, center, c, V, V)
+            w0, w1, w2, w3 = vectors_load(FOUR, scale, c, V, V)
+            b0, b1, b2, b3 = vectors_load(FOUR, bias, c, V, V)
+            s0, s1, s2, s3 = vectors_load(FOUR, slope, c, V, V)
+            o0, o1, o2, o3 = vectors_load(FOUR, offset, c, V, V)
+            for i in range(first, last):
+                d0, d1, d2, d3 = vectors_load(FOUR, x, i * L + c, V, V)
+                d0, d1, d2, d3 = d0 - h0, d1 - h1, d2 - h2, d3 - h3
+                g = vectors_load(FOUR, gy, i * L + c, V, V)
+                g0, g1, g2, g3 = vectors_pass(g, (d0 * w0 + b0, d1 * w1 + b1, d2 * w2 + b2, d3 * w3 + b3))
+                d0, d1, d2, d3 = d0 * s0 + o0, d1 * s1 + o1, d2 * s2 + o2, d3 * s3 + o3
+                vectors_store(gx, i * L + c, V, V, (g0 * w0 + d0, g1 * w1 + d1, g2 * w2 + d2, g3 * w3 + d3))
+    zero = x.dtype.type(0)
+    rest, grad, o = x[rows * L :], gy[rows * L :], gx[rows * L :]
+    for k in range(rest.size):
+        d = rest[k] - center[k]
+        g = zero if d * scale[k] + bias[k] <= zero else grad[k]
+        o[k] = g * scale[k] + d * slope[k] + offset[k]
 
 
 @threaded
-def _backward(gy, x, mean, var, weight, bias, eps, given, floor, want_gx, gx, gw, gb, sums, stage, part, parts):
+def _backward(gy, x, mean, var, weight, bias, eps, given, want_gx, gx, gw, gb, sums, V, stage, part, parts):
     """Fill gx, and gw[part] and gb[part] (float64) grow; ``sums`` is as in ``_forward``."""
     if fork(part, parts):
         return
-    (B, n), C = x.shape, weight.size
-    M, L = n // C, _long_row(n, C)
-    first, last, low, high = _piece(B, M, stage, part, parts)
-    rows, s, q, of_g, of_gx = np.empty((7, L), x.dtype), np.empty(L), np.empty(L), np.empty(C), np.empty(C)
-    center, scale, offset, slope, gx_offset = rows[0], rows[1], rows[2], rows[3], rows[4]
-    _repeat(bias, offset)
+    B, C, L = x.shape[0], weight.size, bias.size
+    M = x.shape[1] // C
+    first, last = share(B, part, parts) if stage == WHOLE else (0, B)
+    low, high = (0, M) if stage == WHOLE else share(M, part, parts)
+    begin, end = (part * L, (part + 1) * L) if stage == SUMS else (0, sums.shape[2])
+    rows = np.empty((6, L), x.dtype)
+    center, scale, slope, offset, total = rows[0], rows[1], rows[2], rows[3], np.empty((2, C))
     for i in range(first, last):
-        gs, xs = gy[i, low * C : high * C], x[i, low * C : high * C]
+        j = part if stage == WHOLE else i
+        gs, xs, s, q = gy[i, low * C : high * C], x[i, low * C : high * C], sums[j, 0, begin:end], sums[j, 1, begin:end]
         _coefficients(mean[i], var[i], weight, eps, center, scale)
-        if stage == APPLY:
-            _fold(sums[i, 0], of_g)
-            _fold(sums[i, 1], of_gx)
-        else:
-            _grad_sums(gs, xs, center, scale, offset, floor, s, q, rows[5], rows[6])
-            if stage == SUMS:
-                _fold(s, sums[i, 0, part * C : (part + 1) * C])
-                _fold(q, sums[i, 1, part * C : (part + 1) * C])
-                continue
-            _fold(s, of_g)
-            _fold(q, of_gx)
-        _grad_coefficients(of_g, of_gx, M, var[i], weight, eps, given, slope, gx_offset, gw[part], gb[part])
+        if stage != APPLY:
+            _grad_sums(gs, xs, center, scale, bias, s, q, rows[4], rows[5], V)
+        if stage == SUMS:
+            continue
+        of_channels = sums[j] if sums.shape[2] == C else _fold(sums[j], total)
+        _grad_coefficients(of_channels, M, var[i], weight, eps, given, slope, offset, gw[part], gb[part])
         if want_gx:
-            _grad_apply(gs, xs, center, scale, offset, floor, slope, gx_offset, gx[i, low * C : high * C])
+            _grad_apply(gs, xs, center, scale, bias, slope, offset, gx[i, low * C : high * C], V)
 
 
-# ---------------------------------------------------------------- layer norm
+# ---------------------------------------------------------------- a single pixel: each group is a row
 
 
 @threaded
 def _forward_rows(x, weight, bias, eps, mean, var, y, part, parts):
+    """x (B, G, C / G); fill y, and mean and var (B, G)."""
     if fork(part, parts):
         return
     first, last = share(x.shape[0], part, parts)
     x, mean, var, y = x[first:last], mean[first:last], var[first:last], y[first:last]
-    (N, C), type_ = x.shape, x.dtype.type
-    for i in range(N):
-        total = type_(0)
-        for c in range(C):
-            total += x[i, c] - x[i, 0]
-        m = x[i, 0] + total / type_(C)
-        total = type_(0)
-        for c in range(C):
-            total += (x[i, c] - m) * (x[i, c] - m)
-        v = total / type_(C)
-        istd = type_(1.0 / np.sqrt(v + eps))
-        for c in range(C):
-            y[i, c] = (x[i, c] - m) * istd * weight[c] + bias[c]
-        mean[i, 0], var[i, 0] = m, v
+    (B, G, K), type_ = x.shape, x.dtype.type
+    for i in range(B):
+        for g in range(G):
+            total = type_(0)
+            for k in range(K):
+                total += x[i, g, k] - x[i, g, 0]
+            m = x[i, g, 0] + total / type_(K)
+            total = type_(0)
+            for k in range(K):
+                total += (x[i, g, k] - m) * (x[i, g, k] - m)
+            v = total / type_(K)
+            istd = type_(1.0 / np.sqrt(v + eps))
+            for k in range(K):
+                y[i, g, k] = (x[i, g, k] - m) * istd * weight[g, k] + bias[g, k]
+            mean[i, g], var[i, g] = m, v
 
 
 @threaded
@@ -324,31 +329,33 @@ def _backward_rows(gy, x, mean, var, weight, eps, want_gx, gx, gw, gb, part, par
     if fork(part, parts):
         return
     first, last = share(x.shape[0], part, parts)
-    gy, x, mean, var, gx, gw, gb = gy[first:last], x[first:last], mean[first:last], var[first:last], gx[first:last], gw[part], gb[part]
-    (N, C), type_ = x.shape, x.dtype.type
-    a, b = np.zeros(C, x.dtype), np.zeros(C, x.dtype)
-    for i in range(N):
-        m, istd = mean[i, 0], type_(1.0 / np.sqrt(np.float64(var[i, 0]) + eps))
-        of_g = of_gx = type_(0)
-        for c in range(C):
-            g, xhat = gy[i, c], (x[i, c] - m) * istd
-            a[c] += g * xhat
-            b[c] += g
-            of_g += g * weight[c]
-            of_gx += g * weight[c] * xhat
-        of_g, of_gx = of_g / type_(C), of_gx / type_(C)
-        if want_gx:
-            for c in range(C):
-                gx[i, c] = (gy[i, c] * weight[c] - of_g - (x[i, c] - m) * istd * of_gx) * istd
-        if i % RUN == RUN - 1 or i == N - 1:
-            for c in range(C):
-                gw[c] += a[c]
-                gb[c] += b[c]
+    gy, x, mean, var, gx = gy[first:last], x[first:last], mean[first:last], var[first:last], gx[first:last]
+    (B, G, K), type_ = x.shape, x.dtype.type
+    a, b = np.zeros((G, K), x.dtype), np.zeros((G, K), x.dtype)
+    for i in range(B):
+        for g in range(G):
+            m, istd = mean[i, g], type_(1.0 / np.sqrt(np.float64(var[i, g]) + eps))
+            of_g = of_gx = type_(0)  # means of gy * weight and of gy * weight * xhat
+            for k in range(K):
+                grad, xhat = gy[i, g, k], (x[i, g, k] - m) * istd
+                a[g, k] += grad * xhat
+                b[g, k] += grad
+                of_g += grad * weight[g, k]
+                of_gx += grad * weight[g, k] * xhat
+            of_g, of_gx = of_g / type_(K), of_gx / type_(K)
+            if want_gx:
+                for k in range(K):
+                    gx[i, g, k] = (gy[i, g, k] * weight[g, k] - of_g - (x[i, g, k] - m) * istd * of_gx) * istd
+        if i % RUN == RUN - 1 or i == B - 1:
+            for g in range(G):
+                for k in range(K):
+                    gw[part, g * K + k] += a[g, k]
+                    gb[part, g * K + k] += b[g, k]
             a[:] = 0
             b[:] = 0
 
 
-# ---------------------------------------------------------------- from images to (B, n) and back
+# ---------------------------------------------------------------- from images to (B, M C) and back
 
 
 def _channels_innermost(x: np.ndarray) -> np.ndarray:
@@ -366,48 +373,61 @@ def _like(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return in_order_of(np.moveaxis(y, -1, 1), x)
 
 
-def _vector(v: np.ndarray | None, x: np.ndarray, missing: float) -> np.ndarray:
-    return np.full(x.shape[1], missing, x.dtype) if v is None else np.ascontiguousarray(v)
+def _row(values: np.ndarray | None, missing: float, x: np.ndarray, pixels: int = 1) -> np.ndarray:
+    """(C,) values, or as many times a missing one; repeated for some pixels."""
+    if pixels == 1 and values is not None:
+        return np.ascontiguousarray(values)
+    row = np.empty((pixels, x.shape[1]), x.dtype)
+    row[...] = missing if values is None else values
+    return row.reshape(-1)
+
+
+def _stages(B: int, parts: int, L: int) -> tuple[tuple[int, ...], np.ndarray]:
+    """The launches that do B pieces in so many parts, and the array for their sums."""
+    if parts <= B:
+        return (WHOLE,), np.empty((parts, 2, L))
+    return (SUMS, APPLY), np.empty((B, 2, parts * L))
 
 
 def _run_forward(x: np.ndarray, mean, var, weight, bias, eps: float, given: bool, relu: bool) -> np.ndarray:
     """Fill mean and var (B, G) unless given, and return y."""
-    weight, bias = _vector(weight, x, 1), _vector(bias, x, 0)
     rows = _channels_innermost(x)
     y = empty(rows.shape, x.dtype)
     if x.size:
-        B, C, parts = len(mean), x.shape[1], threads(x.size)
-        x2, y2 = rows.reshape(B, -1), y.reshape(B, -1)
-        floor = x.dtype.type(0 if relu else np.nan)
-        if mean.shape[1] == 1 and x.size == B * C and C <= ROW and not given:
-            _forward_rows(parts, x2, weight, bias, eps, mean, var, y2)
+        (B, G), C, parts, eps = mean.shape, x.shape[1], threads(x.size), float(eps)
+        weight = _row(weight, 1, x)
+        if x.size == B * C and G < C and not given:
+            vectors = weight.reshape(G, -1), _row(bias, 0, x).reshape(G, -1)
+            _forward_rows(parts, rows.reshape(B, G, -1), *vectors, eps, mean, var, y.reshape(B, G, -1))
         else:
-            stages = (WHOLE,) if B >= parts else (SUMS, APPLY)[given:]
-            sums = np.empty((B, 2, parts * C))
-            for stage in stages:
-                _forward(parts, x2, weight, bias, eps, given, floor, mean, var, y2, sums, stage)
+            V, off = lanes(x.dtype), x.dtype.type(0 if relu else np.nan)
+            bias = _row(bias, 0, x, -(-4 * V // C))
+            stages, sums = _stages(B, parts, bias.size)
+            for stage in stages[-1:] if given else stages:
+                arrays = rows.reshape(B, -1), weight, bias, eps, given, off, mean, var, y.reshape(B, -1), sums
+                _forward(parts, *arrays, V, stage)
     return _like(y, x)
 
 
 def _run_backward(
     gy: np.ndarray, x: np.ndarray, mean, var, weight, bias, eps: float, given: bool, needs: Needs, relu: bool
 ) -> Grads:
-    weight, bias = _vector(weight, x, 1), _vector(bias, x, 0)
     rows, grows = _channels_innermost(x), _channels_innermost(gy)
-    B, C, parts = len(mean), x.shape[1], threads(x.size)
-    gx = empty(rows.shape, x.dtype) if needs[0] else np.empty((B, 0), x.dtype)
+    (B, G), C, parts, eps = mean.shape, x.shape[1], threads(x.size), float(eps)
+    gx = empty(rows.shape, x.dtype) if needs[0] else np.empty((B, G, 0), x.dtype)
     gw, gb = np.zeros((parts, C)), np.zeros((parts, C))
     if x.size:
-        gy2, x2, gx2 = grows.reshape(B, -1), rows.reshape(B, -1), gx.reshape(B, -1)
-        floor = x.dtype.type(0 if relu else np.nan)
-        if mean.shape[1] == 1 and x.size == B * C and C <= ROW and not given:
-            _backward_rows(parts, gy2, x2, mean, var, weight, eps, needs[0], gx2, gw, gb)
+        weight = _row(weight, 1, x)
+        if x.size == B * C and G < C and not given:
+            arrays = [a.reshape(B, G, -1) for a in (grows, rows, gx)]
+            _backward_rows(parts, *arrays[:2], mean, var, weight.reshape(G, -1), eps, needs[0], arrays[2], gw, gb)
         else:
-            stages = (WHOLE,) if B >= parts else (SUMS, APPLY)
-            sums = np.empty((B, 2, parts * C))
+            V = lanes(x.dtype)
+            bias = _row(bias if relu else None, 0 if relu else np.nan, x, -(-4 * V // C))
+            stages, sums = _stages(B, parts, bias.size)
+            arrays = [a.reshape(B, -1) for a in (grows, rows, gx)]
             for stage in stages:
-                arrays = gy2, x2, mean, var, weight, bias
-                _backward(parts, *arrays, eps, given, floor, needs[0], gx2, gw, gb, sums, stage)
+                _backward(parts, *arrays[:2], mean, var, weight, bias, eps, given, needs[0], arrays[2], gw, gb, sums, V, stage)
             if stages[-1] == APPLY:
                 gw, gb = gw[:1], gb[:1]  # every thread has had the sums of all
     return (
@@ -430,6 +450,7 @@ def batch_norm_forward(
     C, given = x.shape[1], mean is not None and var is not None
     if mean is None or var is None:
         mean, var = np.zeros(C, x.dtype), np.zeros(C, x.dtype)
+    mean, var = np.ascontiguousarray(mean), np.ascontiguousarray(var)
     y = _run_forward(x, mean.reshape(1, C), var.reshape(1, C), weight, bias, eps, given, relu)
     return y, mean, var
 
@@ -448,6 +469,7 @@ def batch_norm_backward(
 ) -> Grads:
     """gx, gw, gb; mean and variance are constants when they were ``given``; the bias tells where ``relu`` passes gy."""
     C = x.shape[1]
+    mean, var = np.ascontiguousarray(mean), np.ascontiguousarray(var)
     return _run_backward(gy, x, mean.reshape(1, C), var.reshape(1, C), weight, bias, eps, given, needs, relu)
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
+from minidl.kernels.cpu._tile import _instruction
 from minidl.memory import empty
 
 __all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sum"]
@@ -66,6 +68,20 @@ def _sign(maximize: bool) -> float:
     return -1.0 if maximize else 1.0
 
 
+def _multiply_add_code(typing, a, b, c):
+    def write(context, builder, signature, args):
+        real = args[0].type
+        return builder.call(builder.module.declare_intrinsic("llvm.fmuladd", [real], ir.FunctionType(real, [real] * 3)), args)
+
+    return c(a, b, c), write
+
+
+@_instruction(_multiply_add_code)
+def multiply_add(a, b, c):
+    """a * b + c in one instruction, in which a product below the normal numbers, such as a tiny g^2, costs no time."""
+    return a * b + c
+
+
 @threaded
 def _sgd(p, g, buffer, lr, momentum, fresh, weight_decay, nesterov, sign, part, parts):
     if fork(part, parts):
@@ -115,7 +131,7 @@ def _adam(p, g, m, v, v_max, rate, root, beta1, beta2, eps, keep, weight_decay, 
         for i in range(p.size):
             d = s * g[i] + (decay * p[i] if decay != 0 else zero)
             mi = m[i] + w1 * (d - m[i]) if near else d - b1 * (d - m[i])
-            vi = b2 * v[i] + w2 * d * d
+            vi = multiply_add(w2 * d, d, b2 * v[i])
             m[i] = mi
             v[i] = vi
             p[i] = k * p[i] - a * mi / (np.sqrt(vi) / r + e)
@@ -123,7 +139,7 @@ def _adam(p, g, m, v, v_max, rate, root, beta1, beta2, eps, keep, weight_decay, 
         for i in range(p.size):
             d = s * g[i] + (decay * p[i] if decay != 0 else zero)
             mi = m[i] + w1 * (d - m[i]) if near else d - b1 * (d - m[i])
-            vi = b2 * v[i] + w2 * d * d
+            vi = multiply_add(w2 * d, d, b2 * v[i])
             m[i] = mi
             v[i] = vi
             vi = v_max[i] if vi <= v_max[i] else vi
@@ -169,14 +185,14 @@ def _rmsprop(p, g, square_average, average, buffer, lr, alpha, eps, weight_decay
         if average.size == 0:
             for i in range(x.size):
                 di = s * d[i] + (decay * x[i] if decay != 0 else zero)
-                qi = a * q[i] + w * di * di
+                qi = multiply_add(w * di, di, a * q[i])
                 q[i] = qi
                 steps[i] = di / (np.sqrt(qi) + e)
         else:
             c = average[lo:hi]
             for i in range(x.size):
                 di = s * d[i] + (decay * x[i] if decay != 0 else zero)
-                qi = a * q[i] + w * di * di
+                qi = multiply_add(w * di, di, a * q[i])
                 ci = c[i] + w * (di - c[i]) if near else di - a * (di - c[i])
                 q[i] = qi
                 c[i] = ci

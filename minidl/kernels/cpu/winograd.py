@@ -19,7 +19,8 @@ of gradients is read: see ``_vector.py``. Outputs that no pooling window sees ar
 **Rounding.** Outputs of a tile share intermediate results: a NaN or infinity in the input makes the whole tile NaN, not
 only the pixels whose windows see it, and a result that is exactly zero in theory may come out as a rounding error.
 
-Inside the kernels images are (N, H, W * C) or in one row, weights (3, 3, C, O), and positions count float32 numbers.
+Inside the kernels all arrays are rows of numbers: images (N, H, W, C), weights (3, 3, C, O), and positions count float32
+numbers. ``geometry`` is (rows of tiles, tiles in a row, top and left padding, OH, OW, H, W).
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ from minidl.kernels.cpu._transform import (
 )
 from minidl.kernels.cpu._vector import (
     vectors_add,
+    vectors_add_inside,
     vectors_load,
-    vectors_load_first,
+    vectors_load_inside,
     vectors_pass,
     vectors_plus,
     vectors_pool,
     vectors_relu,
     vectors_store,
-    vectors_store_first,
+    vectors_store_inside,
     vectors_sum,
     vectors_unpool,
 )
@@ -64,7 +66,7 @@ WIDE, NARROW = (Shape(8, 2), Shape(8, 1)) if VECTOR_BYTES == 64 else (Shape(4, 2
 ONE, TWO, THREE, FOUR, SIX = Shape(1, 1), Shape(2, 1), Shape(3, 1), Shape(4, 1), Shape(6, 1)
 ZEROS = np.zeros(2 * LANES, np.float32)
 # Integers that are passed on to functions are np.intp, because Numba compiles a function again for each plain integer.
-READ, WRITE, ADD = np.intp(0), np.intp(1), np.intp(2)  # what is done to a patch or to results
+WRITE, ADD = np.intp(0), np.intp(1)  # what is done with products
 NEXT = np.intp(1)  # the step to a neighbour
 READ_WEIGHTS, FORWARD, BACKWARD, WRITE_WEIGHTS = range(4)  # stages
 BLOCK = 32  # tiles worked on at a time
@@ -85,45 +87,21 @@ def _corner(tile, side, geometry):
 
 
 @serial
-def _move(image, C, row, column, patch, size, direction):
-    """Read a size x size patch, with zeros where it reaches beyond the image (H, W * C), or write or add what is inside."""
-    H, W = image.shape[0], image.shape[1] // C
-    if direction == READ:
-        patch[: size * size * C] = 0
-    left, right = max(0, -column), min(size, W - column)
-    if left >= right:
-        return
-    for i in range(max(0, -row), min(size, H - row)):
-        pixels = image[row + i, (column + left) * C : (column + right) * C]
-        inside = patch[(i * size + left) * C : (i * size + right) * C]
-        if direction == READ:
-            for k in range(inside.size):
-                inside[k] = pixels[k]
-        elif direction == WRITE:
-            for k in range(inside.size):
-                pixels[k] = inside[k]
-        else:
-            for k in range(inside.size):
-                pixels[k] += inside[k]
-
-
-@serial
-def _read_inputs(inputs, x, C, first, last, geometry, V, row, slab, patch, scratch):
+def _read_inputs(inputs, x, C, first, last, geometry, V, row, slab, scratch):
     """V = B^T d B of the tiles first to last."""
-    IN = inputs.rows
-    H, W = x.shape[1], x.shape[2] // C
-    images = x.reshape(-1)
+    IN, H, W = inputs.rows, geometry[6], geometry[7]
     for tile in range(last - first):
         n, h, w = _corner(first + tile, IN - 2, geometry)
         h, w = h - geometry[2], w - geometry[3]
-        if h >= 0 and w >= 0 and h + IN <= H and w + IN <= W:
-            source, begin, line = images, ((n * H + h) * W + w) * C, W * C
-        else:
-            _move(x[n], C, h, w, patch, IN, READ)
-            source, begin, line = patch, 0, IN * C
+        inside = h >= 0 and w >= 0 and h + IN <= H and w + IN <= W
+        begin = ((n * H + h) * W + w) * C
         for c in range(0, C, LANES):
             for i in range(IN):
-                d = vectors_load(inputs, source, begin + i * line + c, C, C - c)
+                at = begin + i * W * C + c
+                if inside:
+                    d = vectors_load(inputs, x, at, C, C - c)
+                else:
+                    d = vectors_load_inside(inputs, x, at, C, C - c, -w, W - w if 0 <= h + i < H else 0)
                 vectors_store(scratch, i * IN * LANES, LANES, LANES, input_matrix(inputs, d))
             for j in range(IN):
                 d = vectors_load(inputs, scratch, j * LANES, IN * LANES, LANES)
@@ -168,9 +146,9 @@ def _write_outputs(inputs, outputs, M, row, slab, b, y, winner, follows, O, firs
                     if follows == RELU:
                         top, bottom = vectors_relu(top), vectors_relu(bottom)
                     at, there = _unpooled(h + i, w, n, O, o, geometry)
-                    vectors_store_first(y, at, O, O - o, there, top)
+                    vectors_store_inside(y, at, O, O - o, 0, there, top)
                     at, there = _unpooled(h + i + 1, w, n, O, o, geometry)
-                    vectors_store_first(y, at, O, O - o, there, bottom)
+                    vectors_store_inside(y, at, O, O - o, 0, there, bottom)
 
 
 @serial
@@ -187,11 +165,11 @@ def _read_gradients(inputs, outputs, gy, y, winner, follows, O, first, last, geo
                 else:
                     at, there = _unpooled(h + i, w, n, O, o, geometry)
                     below, there_below = _unpooled(h + i + 1, w, n, O, o, geometry)
-                    top = vectors_load_first(outputs, gy, at, O, O - o, there)
-                    bottom = vectors_load_first(outputs, gy, below, O, O - o, there_below)
+                    top = vectors_load_inside(outputs, gy, at, O, O - o, 0, there)
+                    bottom = vectors_load_inside(outputs, gy, below, O, O - o, 0, there_below)
                     if follows == RELU:
-                        top = vectors_pass(top, vectors_load_first(outputs, y, at, O, O - o, there))
-                        bottom = vectors_pass(bottom, vectors_load_first(outputs, y, below, O, O - o, there_below))
+                        top = vectors_pass(top, vectors_load_inside(outputs, y, at, O, O - o, 0, there))
+                        bottom = vectors_pass(bottom, vectors_load_inside(outputs, y, below, O, O - o, 0, there_below))
                 if gb.size > 0:
                     vectors_add(gb, n * O + o, 0, O - o, vectors_sum(top + bottom))
                 vectors_store(scratch, i * IN * LANES, LANES, LANES, output_transposed(inputs, top))
@@ -202,29 +180,25 @@ def _read_gradients(inputs, outputs, gy, y, winner, follows, O, first, last, geo
 
 
 @serial
-def _add_inputs(inputs, V, row, slab, gx, C, first, last, geometry, patch, scratch):
+def _add_inputs(inputs, V, row, slab, gx, C, first, last, geometry, scratch):
     """gx += B gV B^T of the tiles first to last."""
-    IN = inputs.rows
-    H, W = gx.shape[1], gx.shape[2] // C
-    images = gx.reshape(-1)
+    IN, H, W = inputs.rows, geometry[6], geometry[7]
     for tile in range(last - first):
         n, h, w = _corner(first + tile, IN - 2, geometry)
         h, w = h - geometry[2], w - geometry[3]
         inside = h >= 0 and w >= 0 and h + IN <= H and w + IN <= W
-        if inside:
-            target, begin, line = images, ((n * H + h) * W + w) * C, W * C
-        else:
-            patch[: IN * IN * C] = 0
-            target, begin, line = patch, 0, IN * C
+        begin = ((n * H + h) * W + w) * C
         for c in range(0, C, LANES):
             for j in range(IN):
                 v = vectors_load(inputs, V, j * slab + tile * row + c, IN * slab, LANES)
                 vectors_store(scratch, j * LANES, IN * LANES, LANES, input_transposed(inputs, v))
             for i in range(IN):
-                v = vectors_load(inputs, scratch, i * IN * LANES, LANES, LANES)
-                vectors_add(target, begin + i * line + c, C, C - c, input_transposed(inputs, v))
-        if not inside:
-            _move(gx[n], C, h, w, patch, IN, ADD)
+                v = input_transposed(inputs, vectors_load(inputs, scratch, i * IN * LANES, LANES, LANES))
+                at = begin + i * W * C + c
+                if inside:
+                    vectors_add(gx, at, C, C - c, v)
+                else:
+                    vectors_add_inside(gx, at, C, C - c, -w, W - w if 0 <= h + i < H else 0, v)
 
 
 # ------------------------------------------------------------------ weights
@@ -327,9 +301,9 @@ def _products(slabs, x, w, y, sums, rows, columns, action):
 
 @serial
 def _workspace(work, slabs, c_slab, o_slab):
-    """The parts of a thread's memory: inputs and outputs of a block, transformed; half-transformed tiles; a patch."""
-    inputs, outputs, scratch = slabs * c_slab, slabs * (c_slab + o_slab), slabs * (c_slab + o_slab + 2 * LANES)
-    return work[:inputs], work[inputs:outputs], work[outputs:scratch], work[scratch:]
+    """The parts of a thread's memory: inputs and outputs of a block, transformed; half-transformed tiles."""
+    inputs, outputs = slabs * c_slab, slabs * (c_slab + o_slab)
+    return work[:inputs], work[inputs:outputs], work[outputs:]
 
 
 @serial
@@ -337,11 +311,11 @@ def _forward(inputs, outputs, x, C, U, b, y, winner, follows, O, geometry, sizes
     """The tiles first to last, a block at a time."""
     block, c_row, c_slab, _, o_row, o_slab, o_width, u_slab, _ = sizes
     slabs = inputs.rows * inputs.rows
-    V, M, scratch, patch = _workspace(work, slabs, c_slab, o_slab)
+    V, M, scratch = _workspace(work, slabs, c_slab, o_slab)
     weights = (U, u_slab, C * o_width, o_width)
     for begin in range(first, last, block):
         end = min(begin + block, last)
-        _read_inputs(inputs, x, C, begin, end, geometry, V, c_row, c_slab, patch, scratch)
+        _read_inputs(inputs, x, C, begin, end, geometry, V, c_row, c_slab, scratch)
         _products(slabs, (V, tables[0], c_slab, NEXT), weights, (M, tables[1], o_slab), C, end - begin, o_row, WRITE)
         _write_outputs(inputs, outputs, M, o_row, o_slab, b, y, winner, follows, O, begin, end, geometry, scratch)
 
@@ -353,10 +327,11 @@ def _backward(
     """The images first to last, a block of tiles at a time. gx, gU and gb are empty when they are not needed."""
     block, c_row, c_slab, c_width, o_row, o_slab, o_width, u_slab, g_slab = sizes
     slabs = inputs.rows * inputs.rows
-    V, M, scratch, patch = _workspace(work, slabs, c_slab, o_slab)
+    V, M, scratch = _workspace(work, slabs, c_slab, o_slab)
     gU[:] = 0
     gb[first * O : last * O] = 0
     tiles = geometry[0] * geometry[1]
+    size = geometry[6] * geometry[7] * C
     cleared = first  # the images of gx before this one have been set to zero; just before use, so that they lie in the cache
     for begin in range(first * tiles, last * tiles, block):
         end = min(begin + block, last * tiles)
@@ -364,16 +339,16 @@ def _backward(
             *(inputs, outputs, gy, y, winner, follows, O, begin, end, geometry, M, o_row, o_slab, gb, scratch),
         )
         if gU.size > 0:
-            _read_inputs(inputs, x, C, begin, end, geometry, V, c_row, c_slab, patch, scratch)
+            _read_inputs(inputs, x, C, begin, end, geometry, V, c_row, c_slab, scratch)
             factors = (V, tables[2], c_slab, c_row), (M, o_slab, o_width, o_row)
             _products(slabs, factors[0], factors[1], (gU, tables[3], g_slab), end - begin, c_row, o_row, ADD)
         if gx.size > 0:
             weights = (U, u_slab, O * c_width, c_width)
             _products(slabs, (M, tables[1], o_slab, NEXT), weights, (V, tables[0], c_slab), O, end - begin, c_row, WRITE)
             touched = (end - 1) // tiles + 1
-            gx[cleared:touched] = 0
+            gx[cleared * size : touched * size] = 0
             cleared = touched
-            _add_inputs(inputs, V, c_row, c_slab, gx, C, begin, end, geometry, patch, scratch)
+            _add_inputs(inputs, V, c_row, c_slab, gx, C, begin, end, geometry, scratch)
 
 
 def _stages(inputs: Shape, outputs: Shape) -> Callable[..., None]:
@@ -381,7 +356,7 @@ def _stages(inputs: Shape, outputs: Shape) -> Callable[..., None]:
 
     @threaded
     def stages(
-        stage, w, U, x, C, gy, y, winner, follows, O, b, gx, gU, panels, geometry, sizes, tables, work, part, parts
+        stage, N, w, U, x, C, gy, y, winner, follows, O, b, gx, gU, panels, geometry, sizes, tables, work, part, parts
     ):
         """One thread's part of a stage. In FORWARD y and winner are results; in BACKWARD b is gb; in WRITE_WEIGHTS w is gw."""
         if fork(part, parts):
@@ -390,12 +365,12 @@ def _stages(inputs: Shape, outputs: Shape) -> Callable[..., None]:
             first, last = share(panels[0], part, parts)
             _read_weights(inputs, w, C * O, panels, first, last, U, sizes[7], work[part])
         elif stage == FORWARD:
-            first, last = share(x.shape[0] * geometry[0] * geometry[1], part, parts)
+            first, last = share(N * geometry[0] * geometry[1], part, parts)
             _forward(
                 *(inputs, outputs, x, C, U, b, y, winner, follows, O, geometry, sizes, tables, first, last, work[part])
             )
         elif stage == BACKWARD:
-            first, last = share(x.shape[0], part, parts)
+            first, last = share(N, part, parts)
             _backward(
                 *(inputs, outputs, gy, y, winner, follows, O, U, x, C, gx, gU[part], b),
                 *(geometry, sizes, tables, first, last, work[part]),
@@ -431,7 +406,7 @@ class _Plan:
         self.OH, self.OW = (conv_size(size[i], 3, 1, padding[i], 1) for i in (0, 1))
         TH, TW = (_tiles(_seen(n, follows), side) for n in (self.OH, self.OW))
         self.slabs = (side + 2) ** 2
-        self.geometry = TH, TW, padding[0][0], padding[1][0], self.OH, self.OW
+        self.geometry = TH, TW, padding[0][0], padding[1][0], self.OH, self.OW, *size
         c_width, o_width = (LANES if n <= LANES else 2 * LANES for n in (C, O))
         c_row, o_row = -(-C // c_width) * c_width, -(-O // o_width) * o_width
         c_slab, o_slab, g_slab = BLOCK * c_row + LANES, BLOCK * o_row + LANES, c_row * o_row + LANES
@@ -440,7 +415,7 @@ class _Plan:
         self.sizes = BLOCK, c_row, c_slab, c_width, o_row, o_slab, o_width, u_slab, g_slab
         tiles, channels = np.arange(BLOCK), np.arange(c_row)
         self.tables = tiles * c_row, tiles * o_row, channels, channels * o_row
-        self.work = self.slabs * (c_slab + o_slab + 2 * LANES + C)
+        self.work = self.slabs * (c_slab + o_slab + 2 * LANES)
         parts = threads(N * TH * TW * self.slabs * C * O // MACS_PER_ELEMENT)
         self.parts = max(1, min(parts, N if backward else N * TH * TW))
 
@@ -482,13 +457,7 @@ def _spatial_first(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(w.transpose(2, 3, 1, 0)).reshape(-1)
 
 
-def _rows(images: np.ndarray) -> np.ndarray:
-    """The view (N, H, W * C) of (N, H, W, C) images."""
-    N, H, W, C = images.shape
-    return images.reshape(N, H, W * C)
-
-
-_NO_BYTES, _NO_IMAGES, _NOTHING = np.empty(0, np.uint8), np.empty((0, 0, 0), np.float32), np.empty(0, np.float32)
+_NO_BYTES, _NOTHING = np.empty(0, np.uint8), np.empty(0, np.float32)
 
 
 @np.errstate(invalid="ignore", over="ignore")
@@ -510,7 +479,7 @@ def winograd_forward(
         b = np.zeros(O, x.dtype) if b is None else np.ascontiguousarray(b)
         gU = np.empty((plan.parts, 0), x.dtype)
         results = _NOTHING, y.reshape(-1), winner.reshape(-1), follows
-        arguments = (_spatial_first(w), U, _rows(x), C, *results, O, b, _NO_IMAGES, gU, plan.panels, plan.geometry, plan.sizes)
+        arguments = (N, _spatial_first(w), U, x.reshape(-1), C, *results, O, b, _NOTHING, gU, plan.panels, plan.geometry, plan.sizes)
         for stage in (READ_WEIGHTS, FORWARD):
             _STAGES[side](plan.parts, stage, *arguments, plan.tables, work)
     y = y.transpose(0, 3, 1, 2)
@@ -538,7 +507,7 @@ def winograd_backward(
     plan = _Plan(N, C, O, size, padding, side, follows, backward=True)
     dtype, parts = gy.dtype, plan.parts
     # What is not needed has no elements; that is how the kernels know.
-    gx = empty((N, *size, C) if needs[0] else (N, 0, 0, 0), dtype)
+    gx = empty((N, *size, C) if needs[0] else (0, 0, 0, 0), dtype)
     gw = empty((3, 3, C, O) if needs[1] else (0, 0, 0, 0), dtype)
     gb = np.empty((N, O) if needs[2] else (0, 0), dtype)
     U = empty((plan.slabs * plan.sizes[7] if needs[0] else 0,), dtype)
@@ -548,13 +517,13 @@ def winograd_backward(
     kept = None if kept is None else channels_last(kept).reshape(-1)
     y, winner = _NOTHING if follows != RELU else kept, _NO_BYTES if follows != POOL else kept
     results = gy.reshape(-1), y, winner, follows
-    arguments = (U, _rows(images), C, *results, O, gb.reshape(-1), _rows(gx), gU, plan.panels, plan.geometry, plan.sizes)
+    arguments = (U, images.reshape(-1), C, *results, O, gb.reshape(-1), gx.reshape(-1), gU, plan.panels, plan.geometry, plan.sizes)
     weights, stages = _spatial_first(w), _STAGES[side]
     if needs[0]:
-        stages(parts, READ_WEIGHTS, weights, *arguments, plan.tables, work)
-    stages(parts, BACKWARD, weights, *arguments, plan.tables, work)
+        stages(parts, READ_WEIGHTS, N, weights, *arguments, plan.tables, work)
+    stages(parts, BACKWARD, N, weights, *arguments, plan.tables, work)
     if needs[1]:
-        stages(parts, WRITE_WEIGHTS, gw.reshape(-1), *arguments, plan.tables, work)
+        stages(parts, WRITE_WEIGHTS, N, gw.reshape(-1), *arguments, plan.tables, work)
     return (
         gx.transpose(0, 3, 1, 2) if needs[0] else None,
         gw.transpose(3, 2, 0, 1) if needs[1] else None,

@@ -1,4 +1,4 @@
-"""What element-by-element arithmetic and indexing need on the way back: undo a repetition, undo a selection."""
+"""Element-by-element arithmetic, and what it and indexing need on the way back: undo a repetition, undo a selection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from typing import Any
 
 from minidl.backend import Array, xp_of
 
-__all__ = ["scatter_add", "sum_to"]
+__all__ = ["add", "add_to", "multiply", "scatter_add", "sum_to"]
+
+
+def add(a: Array, b: Array) -> Array:
+    """a + b."""
+    return a + b
+
+
+def add_to(a: Array, b: Array) -> None:
+    """a += b."""
+    a += b
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """a * b."""
+    return a * b
 
 
 def sum_to(g: Array, shape: tuple[int, ...]) -> Array:

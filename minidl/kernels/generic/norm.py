@@ -3,6 +3,7 @@
 ``batch_norm`` takes mean and variance per channel over the whole batch, ``group_norm`` per sample over groups of
 neighbouring channels; instance norm is group norm with one channel per group, layer norm is group norm with a
 single group. x is (N, C, ...); weight and bias are (C,) or None; the variance is the biased one (divided by n).
+Batch norm may apply ReLU to y.
 
 Gradient, for n values that share a mean and a variance, with g = gy * weight:
 gx = (g - mean(g) - xhat * mean(g * xhat)) / sqrt(var + eps), gw = sum(gy * xhat), gb = sum(gy).
@@ -15,6 +16,7 @@ import math
 import numpy as np
 
 from minidl.backend import Array, xp_of
+from minidl.kernels.generic.activation import relu_backward, relu_forward
 
 __all__ = ["batch_norm_backward", "batch_norm_forward", "group_norm_backward", "group_norm_forward"]
 
@@ -50,22 +52,40 @@ def _affine_grads(gy: Array, xhat: Array, needs: Needs) -> tuple[Array | None, A
 
 
 def batch_norm_forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float, mean: Array | None = None, var: Array | None = None
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    mean: Array | None = None,
+    var: Array | None = None,
+    relu: bool = False,
 ) -> tuple[Array, Array, Array]:
     """y, and mean and variance (C,): those of the batch unless they are given."""
     if mean is None:
         moments = _moments(x, (0, *range(2, x.ndim)))
         mean, var = (m.reshape(-1) for m in moments)
     xhat = (x - _channels(mean, x)) * _channels(_inverse_std(var, eps), x)
-    return _affine(xhat, weight, bias), mean, var
+    y = _affine(xhat, weight, bias)
+    return relu_forward(y) if relu else y, mean, var
 
 
 def batch_norm_backward(
-    gy: Array, x: Array, mean: Array, var: Array, weight: Array | None, eps: float, given: bool, needs: Needs
+    gy: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    eps: float,
+    given: bool,
+    needs: Needs,
+    relu: bool = False,
+    bias: Array | None = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """gx, gw, gb; mean and variance are constants when they were ``given``."""
+    """gx, gw, gb; mean and variance are constants when they were ``given``; the bias tells where ``relu`` passes gy."""
     istd = _channels(_inverse_std(var, eps), x)
     xhat = (x - _channels(mean, x)) * istd
+    if relu:
+        gy = relu_backward(gy, _affine(xhat, weight, bias))
     gx = None
     if needs[0]:
         g = gy if weight is None else gy * _channels(weight, x)
