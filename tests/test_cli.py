@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,7 @@ def error_line(capsys, arguments):
         (["predict", "--model", "nowhere.safetensors", "nothing.png"], ["nothing.png"]),
         (["gradcheck", "conv3d"], ["conv3d", "conv2d"]),
         (["doctor", "now"], ["now"]),
+        (["doctor", "--warmup", "conv3d"], ["--warmup", "conv3d", "conv2d"]),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -138,7 +140,7 @@ def test_ctrl_c_writes_what_there_is(tmp_path):
 def test_a_reader_that_leaves_early():
     command = f"{sys.executable} -m minidl gradcheck relu exp log | head -n 1"
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
-    assert result.stderr == ""
+    assert re.fullmatch("(minidl: compiling kernels .*\n)?", result.stderr)
     assert result.stdout.startswith("op ")
 
 
@@ -208,6 +210,72 @@ def test_doctor_names_what_matters(capsys):
     out = capsys.readouterr().out
     for word in ("minidl", "python", "numpy", "numba", "blas", "numba threads", "kernels", "gpu"):
         assert re.search(rf"^{word}", out, re.M), word
+
+
+def run_cold(code, cache, *arguments):
+    """What a process with kernels cached in a folder prints, on stdout and stderr."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", *(["-c", code] if code else ["-m", "minidl"]), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def test_compiling_is_announced_once(tmp_path):
+    """One line on stderr when it takes long, nothing when kernels come from the cache, and the logger "minidl" silences it."""
+    pytest.importorskip("numba")
+    code = (
+        "import gc, sys, logging, numpy as np, minidl as md\n"
+        "from numba import njit\n"
+        "from minidl.kernels.cpu import _compiling\n"
+        "njit(lambda x: np.sort(x))(np.ones(3, np.float32))\n"  # the user's own
+        "compiling, _compiling.NOTICEABLE = _compiling.compiling, 0.1\n"
+        "assert compiling.kernels == compiling.seconds == 0 and not compiling.told\n"
+        "if sys.argv[1:]: logging.getLogger('minidl').setLevel('ERROR')\n"
+        "x = md.ones(2, 3, 4, 4, dtype=sys.argv[2] if sys.argv[1:] else 'float32', requires_grad=True)\n"
+        "md.functional.max_pool2d(x, 2).sum().backward()\n"
+        "assert gc.isenabled()\n"
+        "print(compiling.kernels, compiling.told, compiling.seconds > 0)\n"
+    )
+    out, error = run_cold(code, tmp_path)
+    assert out == "2 True True\n"
+    assert re.fullmatch(r"minidl: compiling kernels for this machine, once; .*minidl doctor --warmup.*\n", error)
+    assert run_cold(code, tmp_path) == ("0 False False\n", "")
+    assert run_cold(code, tmp_path, "quiet", "float64") == ("2 True True\n", "")
+
+
+def test_doctor_warms_up(tmp_path):
+    """After it a training step compiles nothing, whatever its sizes, and neither does a gradient check."""
+    pytest.importorskip("numba")
+    out, error = run_cold("", tmp_path, "doctor", "--warmup", "cifar_cnn", "BatchNorm2d", "linear", "tanh", "SGD")
+    kernels, folder = re.fullmatch(r"(\d+) kernels compiled in [\d.]+ s; they lie in (.*)\n", out).groups()
+    assert error == ""
+    assert int(kernels) > 10
+    assert list(Path(folder).glob("*.nbc"))
+    code = (
+        "import numpy as np, minidl as md\n"
+        "from minidl import nn, optim\n"
+        "from minidl.kernels.cpu._compiling import compiling\n"
+        "def train(model, optimizer, *shape):\n"
+        "    x, t = md.randn(*shape, rng=0), md.tensor(np.arange(shape[0]) % 10)\n"
+        "    nn.CrossEntropyLoss()(model(x), t).backward()\n"
+        "    optimizer(model.parameters()).step()\n"
+        "    model.eval()(x)\n"
+        "train(md.models.CifarCNN(rng=0), optim.Adam, 128, 3, 32, 32)\n"
+        "train(nn.Sequential(nn.Linear(784, 256), nn.Tanh(), nn.Linear(256, 10)), optim.SGD, 128, 784)\n"
+        "layers = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(14400, 10)\n"
+        "train(nn.Sequential(*layers), optim.SGD, 32, 3, 32, 32)\n"
+        "from minidl.cli import main\n"
+        "main(['gradcheck', 'tanh', 'linear', 'BatchNorm2d'])\n"
+        "print(compiling.kernels)\n"
+    )
+    out, error = run_cold(code, tmp_path)
+    assert out.splitlines()[-1] == "0"
+    assert error == ""
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["predict"], ["gradcheck"], ["doctor"]])

@@ -334,7 +334,7 @@ def whole(x_shape, w_shape, geometry, pool, dtype, seed, spoil):
 )
 def test_one_operation_is_three(shapes, dtype, pool, seed, spoil, many_threads):
     """conv2d_relu is max_pool2d of relu of conv2d to the last bit, also at ties, dead windows, NaN and infinities."""
-    x_shape, w_shape, (stride, padding, dilation, groups) = shapes
+    stride, padding, dilation, groups = shapes[2]
     *arrays, gy = whole(*shapes, pool, dtype, seed, spoil)
     geometry = stride, tuple(before for before, _ in padding), dilation, groups
 

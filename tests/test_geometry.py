@@ -73,7 +73,7 @@ def convolutions(draw):
         image.append(draw(st.integers(least, least + 4)))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     x = laid_out(
-        rng.standard_normal((draw(st.sampled_from([1, 2, 2, 0])), groups * CG, *image)), draw(st.sampled_from(LAYOUTS))
+        rng.standard_normal((draw(st.sampled_from([2, 1, 2, 0])), groups * CG, *image)), draw(st.sampled_from(LAYOUTS))
     )
     w = laid_out(rng.standard_normal((groups * OG, CG, *kernel)), draw(st.sampled_from(LAYOUTS)))
     return x, w, rng.standard_normal(groups * OG), (stride, padding, dilation, groups)

@@ -15,12 +15,26 @@ pytest.importorskip("numba")
 from numba import config, njit
 
 from minidl.kernels import cpu
-from minidl.kernels.cpu import _direct, _jit, _product, _tile, conv, linear as cpu_linear
-from minidl.kernels.cpu._tile import NARROW, WIDE, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
-from minidl.kernels.generic import conv as generic, conv2d_loops, linear as generic_linear
+from minidl.kernels.cpu import _direct, _jit, _product, _relu_pool, _tile, _vector, conv, linear as cpu_linear
+from minidl.kernels.cpu._tile import NARROW, WIDE, Shape, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
+from minidl.kernels.cpu._vector import (
+    vectors_add,
+    vectors_add_inside,
+    vectors_load,
+    vectors_load_inside,
+    vectors_pass,
+    vectors_plus,
+    vectors_pool,
+    vectors_relu,
+    vectors_store,
+    vectors_store_inside,
+    vectors_sum,
+    vectors_unpool,
+)
+from minidl.kernels.generic import conv as generic, conv2d_loops, conv2d_relu_backward, linear as generic_linear
 
 DTYPES = [np.float32, np.float64]
-FAST = settings(max_examples=60, deadline=None, derandomize=True)
+FAST = settings(max_examples=100, deadline=None, derandomize=True)
 GUARD = 64  # elements before and after an array that nobody may touch
 
 
@@ -87,6 +101,58 @@ def test_multiply_adds_are_wide():
     assert sum("vfmadd" in line and register in line for line in text.splitlines()) >= WIDE.rows * WIDE.vectors
 
 
+ONE, FOUR = Shape(1, 1), Shape(4, 1)
+
+
+def _use_vectors(x, y, winner, step, count, begin, end):
+    """Each instruction once; what it gives goes to its own row of y."""
+    d, e = vectors_load(FOUR, x, 2, step, count), vectors_load_inside(FOUR, x, 5, step, count, begin, end)
+    vectors_store(y[0], 1, step, count, d)
+    vectors_add(y[1], 1, step, count, d)
+    vectors_store_inside(y[2], 1, step, count, begin, end, d)
+    vectors_add_inside(y[3], 1, step, count, begin, end, d)
+    vectors_store(y[4], 1, step, count, e)
+    vectors_store(y[5], 1, step, count, vectors_plus(d, vectors_load(ONE, x, 0, 0, count)))
+    vectors_store(y[6], 1, step, count, vectors_relu(d))
+    vectors_store(y[7], 1, step, count, vectors_pass(d, e))
+    vectors_store(y[8], 1, step, count, vectors_sum(d))
+    vectors_pool(y[9], winner, 1, step, count, end, d, e)
+    top, bottom = vectors_unpool(FOUR, y[9], winner, 1, step, count, end)
+    vectors_store(y[10], 1, step, count, top)
+    vectors_store(y[11], 1, step, count, bottom)
+    vectors_store(y[12], 1, step, count, (d[0] + d[1], e[0] - 0.5 * d[2], e[3] * d[3]))
+
+
+_compiled_vectors = njit(_use_vectors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_are_their_meaning(dtype, monkeypatch):
+    """Transforms, ReLU and pooling: equal maxima, NaN and infinities too, in all lanes, some, or none of them."""
+    rng, size, step = np.random.default_rng(0), lanes(dtype), lanes(dtype) + 3
+    for count in (size, 1, size - 1, 0, size + 9):
+        for begin, end in ((0, 4), (0, 1), (-3, 2), (1, 3), (2, 9), (0, 0), (3, -2), (1, 1)):
+            x = rng.integers(-2, 3, 5 * step + 9).astype(dtype)
+            if begin:
+                x[rng.random(x.size) < 0.1] = np.nan
+                x[rng.random(x.size) < 0.1] = -np.inf
+                x[rng.random(x.size) < 0.1] = np.inf
+            got = (
+                rng.integers(-9, 10, (13, 4 * step + size)).astype(dtype),
+                rng.integers(0, 6, 4 * step + size).astype(np.uint8),
+            )
+            want = [a.copy() for a in got]
+            with np.errstate(invalid="ignore"):
+                _compiled_vectors(x, *got, step, count, begin, end)
+            with monkeypatch.context() as patch, np.errstate(invalid="ignore"):
+                if not config.DISABLE_JIT:
+                    for name in _vector.__all__:
+                        patch.setitem(globals(), name, getattr(getattr(_vector, name), "meaning", None))
+                _use_vectors(x, *want, step, count, begin, end)
+            for a, e in zip(got, want):
+                np.testing.assert_array_equal(a, e)
+
+
 # ---------------------------------------------------------------------------------------- convolution
 
 
@@ -114,8 +180,8 @@ def convolutions(draw, most_channels=3):
         before, after = draw(st.integers(0, 4)), draw(st.integers(-2, 4))
         least = max(1, window - before - after, 1 - after)
         padding.append((before, after))
-        image.append(draw(st.sampled_from([least, least, least + 1, least + 4])))
-    N = draw(st.sampled_from([0, 1, 2, 7]))
+        image.append(least + draw(st.sampled_from([4, 1, 0, 7])))
+    N = draw(st.sampled_from([2, 7, 1, 2, 0]))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     x, w = rng.standard_normal((N, groups * CG, *image)), rng.standard_normal((groups * OG, CG, *kernel))
     return x, w, rng.standard_normal(groups * OG), (stride, tuple(padding), dilation, groups)
@@ -245,42 +311,57 @@ def guarded(shape, dtype, fill):
 
 
 @FAST
-@given(convolutions(most_channels=20), st.sampled_from(DTYPES), st.booleans())
-def test_nothing_outside_the_buffers(case, dtype, many_threads):
-    """Inputs lie among NaN, so reading beyond them shows; buffers lie in guard zones, so writing beyond them does."""
-    x, w, b, geometry = case
-    want = generic.conv2d_forward(x, w, b, *geometry)
-    gy = np.random.default_rng(1).standard_normal(want.shape)
-    gradients = generic.conv2d_backward(gy, x, w, x.shape[2:], *geometry, (True, True, True))
+@given(convolutions(most_channels=20), st.sampled_from(DTYPES), st.booleans(), st.sampled_from([0, 1, 2]))
+def test_nothing_outside_the_buffers(case, dtype, many_threads, pool):
+    """Inputs lie among NaN, so reading beyond them shows; buffers lie in guard zones, so writing beyond them does.
 
-    def inside(a, order):
-        flat, _ = guarded(tuple(np.array(a.shape)[list(order)]), dtype, np.nan)
+    The convolution alone, with ReLU (``pool`` 1) and with pooling (2).
+    """
+    x, w, b, geometry = case
+    z = generic.conv2d_forward(x, w, b, *geometry)
+    size = z.shape[2:]
+    pool = min(pool, *size)
+    want = z if pool == 0 else np.maximum(z, 0)
+    if pool == 2:
+        want = np.max([want[:, :, i : size[0] // 2 * 2 : 2, j : size[1] // 2 * 2 : 2] for i in (0, 1) for j in (0, 1)], 0)
+    gy = np.random.default_rng(1).standard_normal(want.shape)
+    (gy_, x_, w_), rest = (gy, x, w), (x.shape[2:], *geometry)
+
+    def inside(a, order, dtype=dtype, fill=np.nan):
+        flat, _ = guarded(tuple(np.array(a.shape)[list(order)]), dtype, fill)
         flat[...] = a.transpose(order)
         return flat.transpose(np.argsort(order))
 
     x, gy, w = inside(x, (0, 2, 3, 1)), inside(gy, (0, 2, 3, 1)), inside(w, (2, 3, 1, 0))
-    buffers = []
+    buffers, every = [], (True, True, True)
 
     def empty(shape, dtype):
-        array, buffer = guarded(shape, dtype, 12345.0)
+        array, buffer = guarded(shape, dtype, 123)
         buffers.append(buffer)
         return array
 
-    outer = _direct.empty, conv.empty
-    _direct.empty = conv.empty = empty
+    outer = _direct.empty, conv.empty, _relu_pool.empty
+    _direct.empty = conv.empty = _relu_pool.empty = empty
     try:
         with pieces(10, many_threads):
-            y = cpu.conv2d_forward(x, w, b.astype(dtype), *geometry)
-            got = cpu.conv2d_backward(gy, x, w, x.shape[2:], *geometry, (True, True, True))
+            if pool == 0:
+                y = cpu.conv2d_forward(x, w, b.astype(dtype), *geometry)
+                got = cpu.conv2d_backward(gy, x, w, *rest, every)
+                gradients = generic.conv2d_backward(gy_, x_, w_, *rest, every)
+            else:
+                y, kept = cpu.conv2d_relu_forward(x, w, b.astype(dtype), *geometry, pool)
+                kept = inside(kept, (0, 2, 3, 1), kept.dtype, np.nan if pool == 1 else 0)
+                got = cpu.conv2d_relu_backward(gy, kept, x, w, x.shape[2:], size, *geometry, pool, every)
+                gradients = conv2d_relu_backward(gy_, kept, x_, w_, x.shape[2:], size, *geometry, pool, every)
     finally:
-        _direct.empty, conv.empty = outer
+        _direct.empty, conv.empty, _relu_pool.empty = outer
     close(y, want)
     for a, expected in zip(got, gradients):
         close(a, expected)
     assert buffers
     for buffer in buffers:
-        assert (buffer[:GUARD] == 12345).all()
-        assert (buffer[-GUARD:] == 12345).all()
+        assert (buffer[:GUARD] == 123).all()
+        assert (buffer[-GUARD:] == 123).all()
 
 
 @pytest.mark.skipif(sys.platform != "linux" or config.DISABLE_JIT, reason="protects pages by mprotect")

@@ -33,6 +33,15 @@ def test_kernels_as_plain_python():
     assert passed(code, NUMBA_DISABLE_JIT="1") > 200
 
 
+def test_convolution_as_plain_python():
+    """The algorithms of convolution, their instructions and what follows them, at the edges of all that they read and write."""
+    pytest.importorskip("numba")
+    files = ["test_winograd.py", "test_conv_algorithms.py", "test_jit.py", "test_tile.py"]
+    chosen = "test_winograd or test_conv_algorithms or test_jit or meaning or buffers"
+    code = f"import pytest, sys; sys.exit(pytest.main({[*QUIET, *files, '-k', f'({chosen}) and not bit_by_bit']}))"
+    assert passed(code, NUMBA_DISABLE_JIT="1") > 100
+
+
 def test_without_numba():
     """Numba absent: one warning, then everything runs on the generic kernels."""
     code = (

@@ -1,34 +1,77 @@
-"""Show what minidl runs on: versions, threads, libraries, kernel cache and GPU."""
+"""Show what minidl runs on: versions, threads, libraries, kernel cache and GPU; or compile kernels ahead of time."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from minidl import backend
-from minidl.errors import DeviceError
+from minidl.errors import ArgumentError, DeviceError
 from minidl.kernels import kernels_for
+from minidl.testing import warmup
 
 PACKAGES = ("numpy", "numba", "llvmlite", "matplotlib", "tqdm", "safetensors", "pillow")
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    """Whether to compile, and for what."""
+    parser.add_argument(
+        "--warmup",
+        nargs="*",
+        metavar="NAME",
+        help="compile now, and not in the first training step, the kernels of these models, layers, optimizers or operations; "
+        "of all of them where none is named",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one line per fact."""
+    """Print one line per fact; or warm up."""
+    if options.warmup is not None:
+        return _warm_up(options.warmup)
     facts = [*_versions(), *_processor(), *_numba(), *_gpu()]
     width = max(len(name) for name, _ in facts)
     for name, text in facts:
         print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def _warm_up(names: list[str]) -> int:
+    """Compile with a progress bar; say how many kernels, how long it took and where they lie."""
+    known = warmup.names()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            raise ArgumentError(
+                f"--warmup: expected the name of a model, a layer, an optimizer or an operation, got {name!r}."
+                + (f" Did you mean {', '.join(near)}?" if near else "")
+            )
+    if not _has_compiler():
+        print("nothing to compile: Numba is not installed, or NUMBA_DISABLE_JIT is set")
+        return 0
+    from tqdm import tqdm
+
+    from minidl.kernels.cpu._compiling import compiling
+
+    compiling.told = True  # the bar tells
+    kernels, seconds = compiling.kernels, compiling.seconds
+    bar = tqdm(list(warmup.steps(names)), unit="step", leave=False, disable=not sys.stderr.isatty())
+    with np.errstate(all="ignore"), bar:
+        for name, call in bar:
+            bar.set_description(name)
+            call()
+    kernels, seconds = compiling.kernels - kernels, compiling.seconds - seconds
+    folder = _cache_folder()
+    place = f"they lie in {folder}" if folder else "there is no folder to keep them in: set NUMBA_CACHE_DIR"
+    print(f"{kernels} kernels compiled in {seconds:.1f} s; {place}")
     return 0
 
 
@@ -71,10 +114,22 @@ def _numba() -> Iterator[tuple[str, str]]:
         return
     kernels.relu_forward(np.zeros(1 << 16, np.float32))  # the threading layer is chosen at the first parallel call
     yield "numba threads", f"{numba.get_num_threads()}, layer {numba.threading_layer()}"
-    from minidl.kernels.cpu.activation import _relu
+    yield "kernel cache", _cache_folder() or "none: no folder that can be written to; set NUMBA_CACHE_DIR"
 
-    path = _relu.stats.cache_path  # type: ignore[attr-defined]
-    yield "kernel cache", path or "none: no folder that can be written to; set NUMBA_CACHE_DIR"
+
+def _has_compiler() -> bool:
+    if _installed("numba") is None:
+        return False
+    import numba
+
+    return not numba.config.DISABLE_JIT
+
+
+def _cache_folder() -> str | None:
+    """Where compiled kernels are kept."""
+    from minidl.kernels.cpu._jit import share
+
+    return share.stats.cache_path  # type: ignore[attr-defined]
 
 
 def _host_cpu() -> str:

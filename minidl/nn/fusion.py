@@ -22,7 +22,8 @@ def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
     pooling by 2; a batch normalisation takes a ReLU. Nobody may ask for what lies between: no hook of these
     modules, and no watcher of operations (summaries, profiles). A subclass may mean something else and stays alone.
     """
-    first, options, after = modules[i], {}, i + 1
+    first, after = modules[i], i + 1
+    options: dict[str, Any] = {}
     if state.watchers or first._hooks:
         return 1, options
     if type(first) is Conv2d:

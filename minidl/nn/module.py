@@ -184,6 +184,7 @@ class Module:
 
     @np.errstate(all="ignore")  # infinities and NaN are results here, not warnings
     def _call_outermost(self, inputs: tuple, options: dict[str, Any]) -> Any:
+        """A call from outside of any module: paths begin here, and NumPy is told once for all operations to be quiet."""
         outer = state.path
         state.path, state.names = type(self).__name__, self._path_names()
         try:
@@ -192,6 +193,7 @@ class Module:
             state.path, state.names = outer, None
 
     def _run(self, inputs: tuple, options: dict[str, Any]) -> Any:
+        """``forward`` between its hooks."""
         if not self._pre_hooks and not self._hooks:
             return self.forward(*inputs, **options)
         for hook in tuple(self._pre_hooks):

@@ -16,6 +16,9 @@ __all__ = ["compiling"]
 
 NOTICEABLE = 0.3  # seconds of compiling in a process before it is worth a line
 
+_ONCE = "once; this takes 5 to 20 seconds (minidl doctor --warmup does it ahead of time)."
+_EACH_TIME = "as in every process: there is no folder to keep them in."
+
 logger = logging.getLogger("minidl")
 
 
@@ -41,12 +44,11 @@ class Compiling(Listener):
             if not event.data["dispatcher"].py_func.__module__.startswith("minidl."):
                 return  # the user's own
             self._since, self._collects = perf_counter(), gc.isenabled()
-            gc.disable()  # Numba makes many small objects that live long: looking at them again and again is a tenth of its time
+            gc.disable()  # it would look through Numba's many objects again and again, for a tenth of the time
         self._depth += 1
         if not self.told and self.seconds + perf_counter() - self._since > NOTICEABLE:
             self.told = True
-            when = "once; this takes 5 to 20 seconds" if self.cached else "as in every process, for want of a folder to keep them in"
-            logger.warning("minidl: compiling kernels for this machine, %s (ahead of time: minidl doctor --warmup).", when)
+            logger.warning("minidl: compiling kernels for this machine, %s", _ONCE if self.cached else _EACH_TIME)
 
     def on_end(self, event: Event) -> None:
         """The function is compiled, or compiling it has failed."""

@@ -19,13 +19,13 @@ from functools import lru_cache
 
 import numpy as np
 from llvmlite import ir
+from numba import types
 
 from minidl.kernels.cpu._direct import Axis, aligned
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._tile import (
     _I64,
     NARROW,
-    VECTOR_BYTES,
     _Code,
     _instruction,
     lanes,
@@ -34,8 +34,6 @@ from minidl.kernels.cpu._tile import (
     tile_start,
     tile_store,
 )
-
-from numba import types
 
 __all__ = ["depthwise", "depthwise_weights"]
 

@@ -23,7 +23,7 @@ several small images. Weights are packed into panels as wide as a tile, so that 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -437,7 +437,7 @@ def _cropped(axis: Axis, follows: int) -> Axis:
     return axis._replace(outputs=axis.outputs - axis.outputs % 2) if follows == POOL else axis
 
 
-def _flat(a: np.ndarray | None, dtype: type) -> np.ndarray:
+def _flat(a: np.ndarray | None, dtype: Any) -> np.ndarray:
     return np.empty(0, dtype) if a is None else a.reshape(-1)
 
 

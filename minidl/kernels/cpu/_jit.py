@@ -70,9 +70,16 @@ PARALLEL_MIN = 1 << 15  # elements below which handing work to a second thread c
 _one_at_a_time = threading.RLock()
 
 
+OPTIONS = {"fastmath": FASTMATH, "cache": CACHE, "nogil": True, "error_model": "numpy"}
+
+
 def serial(function: Callable) -> Callable:
-    """Compile a loop body."""
-    return njit(function, fastmath=FASTMATH, cache=CACHE, nogil=True, error_model="numpy")
+    """Compile a loop body, which becomes part of the functions that call it.
+
+    Without ``forceinline`` LLVM keeps long ones apart, optimised once more in each caller, and the linker takes any of these
+    copies: then the last digits depend on whether a process compiles its kernels or loads them.
+    """
+    return njit(function, forceinline=True, **OPTIONS)
 
 
 def parallel(function: Callable) -> Callable:
@@ -141,7 +148,7 @@ if not config.DISABLE_JIT:
     numba.get_num_threads()  # starts the threads, without which compiled code that forks cannot be loaded
 
     @intrinsic
-    def fork(typing: Any, part: Any, parts: Any) -> Any:  # noqa: F811
+    def fork(typing: Any, part: Any, parts: Any) -> Any:
         return types.boolean(types.intp, types.intp), _write_fork
 
 
@@ -151,7 +158,7 @@ def threaded(function: Callable) -> Callable[..., None]:
     What is returned is called as ``function(parts, ...)``, and does all parts, on as many threads. Only one of
     these runs at a time: Numba's plainest threading layer ends the process when two threads enter it.
     """
-    compiled = serial(function)
+    compiled = njit(function, **OPTIONS)
 
     @functools.wraps(function)
     def call(parts: int, *args: Any) -> None:

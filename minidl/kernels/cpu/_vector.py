@@ -382,7 +382,7 @@ def _unpool_code(typing, shape, g, winner, position, step, count, end):
         code = _Code(vector, context, builder, signature, args)
         data, tags, zero = code.data(1), code.data(2), ir.Constant(code.vector, None)
         small = ir.VectorType(ir.IntType(8), vector.lanes)
-        rows = [[], []]
+        rows: list[list] = [[], []]
         for i in range(shape.rows // 2):
             mask, place = _lane_mask(code, i, _I64(0), args[6], args[5]), _step(code, args[3], args[4], i)
             value = _read(code, data, place, mask)

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._depthwise import depthwise, depthwise_weights
 from minidl.kernels.cpu._direct import Axis, correlate, forward_axis, gradient_axes, padded, scatter, weight_gradient
+from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, follow, undo
 from minidl.kernels.cpu._tile import lanes
 from minidl.kernels.cpu.winograd import winograd_backward, winograd_can, winograd_forward, winograd_pays
@@ -214,7 +214,7 @@ def conv2d_relu_backward(
     pool: int,
     needs: Needs,
 ) -> Gradients:
-    """gx, gw and gb, each None when not needed; ``kept`` as forward gave it, ``out_size`` (OH, OW) of the convolution itself."""
+    """gx, gw and gb, each None when not needed; ``kept`` as forward gave it, ``out_size`` (OH, OW) before pooling."""
     follows = RELU if pool == 1 else POOL
     return _backward(gy, kept, x, w, size, stride, padding, dilation, groups, needs, "auto", follows)
 

@@ -69,6 +69,7 @@ def _typical(x, C, G, shift):
     K, step, quarter = C // G, x.size // C // 4 * C, x.dtype.type(0.25)
     for c in range(0, C, K):
         h = (x[c] + x[step + c] + x[2 * step + c] + x[3 * step + c]) * quarter
+        h = h if abs(h) < np.inf else x.dtype.type(0)
         for k in range(c, c + K):
             shift[k] = h
     for k in range(C, shift.size):
@@ -129,7 +130,7 @@ def _apply(x, center, scale, bias, off, y, V):
     """y = (x - center) * scale + bias, and ReLU."""
     L = center.size
     rows = x.size // L
-    for first in range(0, rows, RUN):
+    for first in range((rows - 1) // RUN * RUN, -1, -RUN):  # backwards: what was summed last is still in the cache
         last = min(first + RUN, rows)
         for strip in range(0, L, 4 * V):
             c = min(strip, L - 4 * V)
@@ -220,7 +221,7 @@ def _grad_sums(gy, x, center, scale, bias, s, q, a, b, V):
 
 
 @serial
-def _grad_coefficients(total, M, var, weight, eps, given, slope, offset, gw, gb):
+def _grad_coefficients(total, M, var, weight, eps, slope, offset, gw, gb):
     """gw and gb grow; gx will be gy * scale + (x - center) * slope + offset."""
     C, K = weight.size, weight.size // var.size
     share = -1.0 / (M * K)
@@ -235,18 +236,19 @@ def _grad_coefficients(total, M, var, weight, eps, given, slope, offset, gw, gb)
         of_g *= istd * share
         of_gx *= istd * istd * istd * share
         for c in range(g * K, (g + 1) * K):
-            offset[c] = 0.0 if given else of_g
-            slope[c] = 0.0 if given else of_gx
+            offset[c], slope[c] = of_g, of_gx
     for k in range(C, slope.size):
         offset[k], slope[k] = offset[k - C], slope[k - C]
 
 
 @serial
-def _grad_apply(gy, x, center, scale, bias, slope, offset, gx, V):
-    """gx = gy * scale + (x - center) * slope + offset, where ReLU passes gy."""
+def _grad_apply(gy, x, center, scale, bias, given, slope, offset, gx, V):
+    """gx = gy * scale + (x - center) * slope + offset, where ReLU passes gy; the last two terms only if not ``given``."""
     L = center.size
+    zero = x.dtype.type(0)
+    varies = zero if given else x.dtype.type(np.nan)  # for vectors_pass
     rows = x.size // L
-    for first in range(0, rows, RUN):
+    for first in range((rows - 1) // RUN * RUN, -1, -RUN):
         last = min(first + RUN, rows)
         for strip in range(0, L, 4 * V):
             c = min(strip, L - 4 * V)
@@ -255,19 +257,20 @@ def _grad_apply(gy, x, center, scale, bias, slope, offset, gx, V):
             b0, b1, b2, b3 = vectors_load(FOUR, bias, c, V, V)
             s0, s1, s2, s3 = vectors_load(FOUR, slope, c, V, V)
             o0, o1, o2, o3 = vectors_load(FOUR, offset, c, V, V)
+            v0, v1, v2, v3 = vectors_load(FOUR, x, 0, 0, 0)  # zeros
+            varying = varies + v0, varies + v1, varies + v2, varies + v3
             for i in range(first, last):
                 d0, d1, d2, d3 = vectors_load(FOUR, x, i * L + c, V, V)
                 d0, d1, d2, d3 = d0 - h0, d1 - h1, d2 - h2, d3 - h3
                 g = vectors_load(FOUR, gy, i * L + c, V, V)
                 g0, g1, g2, g3 = vectors_pass(g, (d0 * w0 + b0, d1 * w1 + b1, d2 * w2 + b2, d3 * w3 + b3))
-                d0, d1, d2, d3 = d0 * s0 + o0, d1 * s1 + o1, d2 * s2 + o2, d3 * s3 + o3
+                d0, d1, d2, d3 = vectors_pass((d0 * s0 + o0, d1 * s1 + o1, d2 * s2 + o2, d3 * s3 + o3), varying)
                 vectors_store(gx, i * L + c, V, V, (g0 * w0 + d0, g1 * w1 + d1, g2 * w2 + d2, g3 * w3 + d3))
-    zero = x.dtype.type(0)
     rest, grad, o = x[rows * L :], gy[rows * L :], gx[rows * L :]
     for k in range(rest.size):
         d = rest[k] - center[k]
         g = zero if d * scale[k] + bias[k] <= zero else grad[k]
-        o[k] = g * scale[k] + d * slope[k] + offset[k]
+        o[k] = g * scale[k] + (zero if given else d * slope[k] + offset[k])
 
 
 @threaded
@@ -291,9 +294,9 @@ def _backward(gy, x, mean, var, weight, bias, eps, given, want_gx, gx, gw, gb, s
         if stage == SUMS:
             continue
         of_channels = sums[j] if sums.shape[2] == C else _fold(sums[j], total)
-        _grad_coefficients(of_channels, M, var[i], weight, eps, given, slope, offset, gw[part], gb[part])
+        _grad_coefficients(of_channels, M, var[i], weight, eps, slope, offset, gw[part], gb[part])
         if want_gx:
-            _grad_apply(gs, xs, center, scale, bias, slope, offset, gx[i, low * C : high * C], V)
+            _grad_apply(gs, xs, center, scale, bias, given, slope, offset, gx[i, low * C : high * C], V)
 
 
 # ---------------------------------------------------------------- a single pixel: each group is a row
@@ -360,7 +363,7 @@ def _backward_rows(gy, x, mean, var, weight, eps, want_gx, gx, gw, gb, part, par
 
 def _channels_innermost(x: np.ndarray) -> np.ndarray:
     """(N, ..., C) contiguous: a view of channels-last memory, else one copy."""
-    x = np.moveaxis(x, 1, -1)
+    x = x.transpose(0, *range(2, x.ndim), 1)
     if x.flags.c_contiguous:
         return x
     y = empty(x.shape, x.dtype)
@@ -370,7 +373,7 @@ def _channels_innermost(x: np.ndarray) -> np.ndarray:
 
 def _like(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A (N, ..., C) result as (N, C, ...), in x's memory order."""
-    return in_order_of(np.moveaxis(y, -1, 1), x)
+    return in_order_of(y.transpose(0, -1, *range(1, x.ndim - 1)), x)
 
 
 def _row(values: np.ndarray | None, missing: float, x: np.ndarray, pixels: int = 1) -> np.ndarray:
@@ -419,15 +422,15 @@ def _run_backward(
     if x.size:
         weight = _row(weight, 1, x)
         if x.size == B * C and G < C and not given:
-            arrays = [a.reshape(B, G, -1) for a in (grows, rows, gx)]
-            _backward_rows(parts, *arrays[:2], mean, var, weight.reshape(G, -1), eps, needs[0], arrays[2], gw, gb)
+            groups = grows.reshape(B, G, -1), rows.reshape(B, G, -1), mean, var, weight.reshape(G, -1)
+            _backward_rows(parts, *groups, eps, needs[0], gx.reshape(B, G, -1), gw, gb)
         else:
             V = lanes(x.dtype)
             bias = _row(bias if relu else None, 0 if relu else np.nan, x, -(-4 * V // C))
             stages, sums = _stages(B, parts, bias.size)
-            arrays = [a.reshape(B, -1) for a in (grows, rows, gx)]
             for stage in stages:
-                _backward(parts, *arrays[:2], mean, var, weight, bias, eps, given, needs[0], arrays[2], gw, gb, sums, V, stage)
+                arrays = grows.reshape(B, -1), rows.reshape(B, -1), mean, var, weight
+                _backward(parts, *arrays, bias, eps, given, needs[0], gx.reshape(B, -1), gw, gb, sums, V, stage)
             if stages[-1] == APPLY:
                 gw, gb = gw[:1], gb[:1]  # every thread has had the sums of all
     return (

@@ -17,19 +17,20 @@ from llvmlite import ir
 
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._tile import _instruction
-from minidl.memory import empty
+from minidl.memory import empty, in_order_of
 
 __all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sum"]
 
+LIGHT = 2  # so many elements are as much work as one elsewhere: below 65536 the waking of a second thread costs more
 BLOCK = 4096  # elements that stay in a fast cache from one loop to the next
 
 
 def _run(kernel: Callable, p: np.ndarray, g: np.ndarray, averages: tuple[np.ndarray | None, ...], *scalars: Any) -> None:
     """Hand all arrays to a kernel, each as one row, in the memory order of p."""
     strides = p.strides
-    rows = [row := p.ravel("K")]
+    rows = [row := p.ravel("K"), in_order_of(g, p).ravel("K")]
     alike = row.base is not None  # a view: the elements lie side by side
-    for x in (g, *averages):
+    for x in averages:
         if x is None:
             rows.append(row[:0])
         elif x.strides == strides:
@@ -37,7 +38,7 @@ def _run(kernel: Callable, p: np.ndarray, g: np.ndarray, averages: tuple[np.ndar
         else:
             alike = False
     if alike:
-        kernel(threads(p.size), *rows, *scalars)
+        kernel(threads(p.size // LIGHT), *rows, *scalars)
     else:
         _run_copies(kernel, p, g, averages, *scalars)
 
@@ -47,7 +48,7 @@ def _run_copies(kernel: Callable, p: np.ndarray, g: np.ndarray, averages: tuple[
     order = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
     written = (p, *averages)
     rows = [empty((0,), p.dtype) if x is None else _row(x, order) for x in written]
-    kernel(threads(p.size), rows[0], _row(g, order), *rows[1:], *scalars)
+    kernel(threads(p.size // LIGHT), rows[0], _row(g, order), *rows[1:], *scalars)
     for x, row in zip(written, rows):
         if x is not None and not np.may_share_memory(x, row):
             turned = x.transpose(order)
@@ -260,7 +261,7 @@ def _square_sum(x, sums, part, parts):
 
 def square_sum(x: np.ndarray) -> float:
     """The sum of x^2 in float64."""
-    parts = threads(x.size)
+    parts = threads(x.size // LIGHT)
     sums = np.empty(parts)
     _square_sum(parts, x.ravel("K"), sums)
     return float(sums.sum())

@@ -26,6 +26,7 @@ numbers. ``geometry`` is (rows of tiles, tiles in a row, top and left padding, O
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -321,9 +322,7 @@ def _forward(inputs, outputs, x, C, U, b, y, winner, follows, O, geometry, sizes
 
 
 @serial
-def _backward(
-    inputs, outputs, gy, y, winner, follows, O, U, x, C, gx, gU, gb, geometry, sizes, tables, first, last, work
-):
+def _backward(inputs, outputs, gy, y, winner, follows, O, U, x, C, gx, gU, gb, geometry, sizes, tables, first, last, work):
     """The images first to last, a block of tiles at a time. gx, gU and gb are empty when they are not needed."""
     block, c_row, c_slab, c_width, o_row, o_slab, o_width, u_slab, g_slab = sizes
     slabs = inputs.rows * inputs.rows
@@ -355,9 +354,7 @@ def _stages(inputs: Shape, outputs: Shape) -> Callable[..., None]:
     """All stages of one of the two algorithms, compiled when it is first used."""
 
     @threaded
-    def stages(
-        stage, N, w, U, x, C, gy, y, winner, follows, O, b, gx, gU, panels, geometry, sizes, tables, work, part, parts
-    ):
+    def stages(stage, N, w, U, x, C, gy, y, winner, follows, O, b, gx, gU, panels, geometry, sizes, tables, work, part, parts):
         """One thread's part of a stage. In FORWARD y and winner are results; in BACKWARD b is gb; in WRITE_WEIGHTS w is gw."""
         if fork(part, parts):
             return
@@ -366,9 +363,7 @@ def _stages(inputs: Shape, outputs: Shape) -> Callable[..., None]:
             _read_weights(inputs, w, C * O, panels, first, last, U, sizes[7], work[part])
         elif stage == FORWARD:
             first, last = share(N * geometry[0] * geometry[1], part, parts)
-            _forward(
-                *(inputs, outputs, x, C, U, b, y, winner, follows, O, geometry, sizes, tables, first, last, work[part])
-            )
+            _forward(*(inputs, outputs, x, C, U, b, y, winner, follows, O, geometry, sizes, tables, first, last, work[part]))
         elif stage == BACKWARD:
             first, last = share(N, part, parts)
             _backward(
@@ -416,8 +411,16 @@ class _Plan:
         tiles, channels = np.arange(BLOCK), np.arange(c_row)
         self.tables = tiles * c_row, tiles * o_row, channels, channels * o_row
         self.work = self.slabs * (c_slab + o_slab + 2 * LANES)
-        parts = threads(N * TH * TW * self.slabs * C * O // MACS_PER_ELEMENT)
-        self.parts = max(1, min(parts, N if backward else N * TH * TW))
+        self.cost = N * TH * TW * self.slabs * C * O // MACS_PER_ELEMENT
+        self.most_parts = max(1, N if backward else N * TH * TW)
+
+    @property
+    def parts(self) -> int:
+        """How many threads share the work."""
+        return min(threads(self.cost), self.most_parts)
+
+
+_plan = lru_cache(maxsize=256)(_Plan)
 
 
 def winograd_can(
@@ -470,18 +473,32 @@ def winograd_forward(
     """
     x = channels_last(x)
     (N, H, W, C), O = x.shape, len(w)
-    plan = _Plan(N, C, O, (H, W), padding, side, follows, backward=False)
+    plan = _plan(N, C, O, (H, W), padding, side, follows, backward=False)
     shape = (N, plan.OH // 2, plan.OW // 2, O) if follows == POOL else (N, plan.OH, plan.OW, O)
     y, winner = empty(shape, x.dtype), empty(shape, np.uint8) if follows == POOL else _NO_BYTES
     if y.size > 0:
         U = empty((plan.slabs * plan.sizes[7],), x.dtype)
-        work = empty((plan.parts, plan.work), x.dtype)
+        parts = plan.parts
+        work, gU = empty((parts, plan.work), x.dtype), np.empty((parts, 0), x.dtype)
         b = np.zeros(O, x.dtype) if b is None else np.ascontiguousarray(b)
-        gU = np.empty((plan.parts, 0), x.dtype)
         results = _NOTHING, y.reshape(-1), winner.reshape(-1), follows
-        arguments = (N, _spatial_first(w), U, x.reshape(-1), C, *results, O, b, _NOTHING, gU, plan.panels, plan.geometry, plan.sizes)
+        arguments = (
+            N,
+            _spatial_first(w),
+            U,
+            x.reshape(-1),
+            C,
+            *results,
+            O,
+            b,
+            _NOTHING,
+            gU,
+            plan.panels,
+            plan.geometry,
+            plan.sizes,
+        )
         for stage in (READ_WEIGHTS, FORWARD):
-            _STAGES[side](plan.parts, stage, *arguments, plan.tables, work)
+            _STAGES[side](parts, stage, *arguments, plan.tables, work)
     y = y.transpose(0, 3, 1, 2)
     return y, winner.transpose(0, 3, 1, 2) if follows == POOL else y
 
@@ -504,7 +521,7 @@ def winograd_backward(
     """
     gy = channels_last(gy)
     N, C, O = len(gy), w.shape[1], w.shape[0]
-    plan = _Plan(N, C, O, size, padding, side, follows, backward=True)
+    plan = _plan(N, C, O, size, padding, side, follows, backward=True)
     dtype, parts = gy.dtype, plan.parts
     # What is not needed has no elements; that is how the kernels know.
     gx = empty((N, *size, C) if needs[0] else (0, 0, 0, 0), dtype)
@@ -517,7 +534,19 @@ def winograd_backward(
     kept = None if kept is None else channels_last(kept).reshape(-1)
     y, winner = _NOTHING if follows != RELU else kept, _NO_BYTES if follows != POOL else kept
     results = gy.reshape(-1), y, winner, follows
-    arguments = (U, images.reshape(-1), C, *results, O, gb.reshape(-1), gx.reshape(-1), gU, plan.panels, plan.geometry, plan.sizes)
+    arguments = (
+        U,
+        images.reshape(-1),
+        C,
+        *results,
+        O,
+        gb.reshape(-1),
+        gx.reshape(-1),
+        gU,
+        plan.panels,
+        plan.geometry,
+        plan.sizes,
+    )
     weights, stages = _spatial_first(w), _STAGES[side]
     if needs[0]:
         stages(parts, READ_WEIGHTS, N, weights, *arguments, plan.tables, work)
