@@ -190,6 +190,17 @@ def channels_last(x: np.ndarray) -> np.ndarray:
     return dense
 
 
+def spatial_first(w: np.ndarray) -> np.ndarray:
+    """The (KH, KW, C, O) contiguous view of (O, C, KH, KW) weights of a convolution; one copy when they lie otherwise.
+
+    >>> import numpy as np
+    >>> from minidl import memory
+    >>> memory.spatial_first(np.zeros((16, 3, 5, 5))).shape
+    (5, 5, 3, 16)
+    """
+    return np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+
+
 def in_order_of(x: np.ndarray, like: np.ndarray) -> np.ndarray:
     """x in the memory order of ``like`` (same shape, dense); one copy when it lies otherwise.
 

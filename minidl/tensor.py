@@ -20,6 +20,7 @@ from minidl import backend
 from minidl.backend import Array
 from minidl.context import state
 from minidl.errors import ArgumentError, DtypeError, GraphError, ShapeError
+from minidl.kernels import kernels_for
 
 if TYPE_CHECKING:
     from minidl.function import Function
@@ -589,9 +590,9 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             if isinstance(edge, Tensor) and g.shape != edge._array.shape:
                 raise _wrong_gradient(node, f"a gradient of shape {edge.shape} for input {i}", f"{g.shape}")
             if edge in own:
-                grads[edge] += g
+                kernels_for(g).add_to(grads[edge], g)
             elif edge in grads:
-                grads[edge] = grads[edge] + g
+                grads[edge] = kernels_for(g).add(grads[edge], g)
                 own.add(edge)
             else:
                 grads[edge] = g

@@ -18,7 +18,7 @@ from minidl.kernels import cpu
 from minidl.kernels.cpu import _direct, _jit
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU
 
-FAST = settings(max_examples=150, deadline=None, derandomize=True)
+FAST = settings(max_examples=40 if config.DISABLE_JIT else 150, deadline=None, derandomize=True)
 ALL = True, True, True
 NAMES = "y", "gx", "gw", "gb"
 LIMIT = {np.dtype("f"): 4e-6, np.dtype("d"): 1e-12}  # of the largest value
@@ -412,6 +412,6 @@ def test_what_is_kept_passes_between_packages():
 
 
 def test_selection_knows_what_follows():
-    """PLAIN, RELU and POOL may take different algorithms; backward takes the one that kept what it reads."""
+    """Outputs that no pooling window sees cost nothing, so that pooling may make another algorithm pay."""
     shape = (128, 32, 7, 7), (32, 32, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1, np.dtype("f")
     assert [cpu.conv2d_algorithms(*shape, follows)[0] for follows in (PLAIN, RELU, POOL)] == ["direct", "direct", "winograd4"]

@@ -152,7 +152,7 @@ def test_matrices_are_cook_toom(side, points):
 # ------------------------------------------------------------------------------------- results
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=20 if config.DISABLE_JIT else 100, deadline=None, derandomize=True)
 @given(st.integers(0, 1 << 32), st.sampled_from(FOLLOWS), st.sampled_from(SIDES), st.sampled_from([8, 32]), st.booleans())
 def test_geometry(seed, follows, side, block, many_threads):
     """Odd sizes, padding on one side only, channels that fill no vector, no image at all; blocks that cut images."""

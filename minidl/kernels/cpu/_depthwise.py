@@ -211,10 +211,12 @@ def depthwise(x, w, b, y, h: Axis, v: Axis):
 def _tap_table(shape, h, v, C):
     (H, W) = shape
     KH, KW = len(h.taps), len(v.taps)
+
     def flags(axis, size):
         o = axis.start + np.arange(axis.outputs) * axis.stride
         p = o[:, None] + np.array(axis.offsets)
         return (p >= 0) & (p < size)
+
     rows = np.repeat(flags(h, H), KW, 1)
     columns = np.tile(flags(v, W), (1, KH))
     tap = np.add.outer(np.array(h.offsets) * W, np.array(v.offsets)).reshape(-1) * C

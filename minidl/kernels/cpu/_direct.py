@@ -311,35 +311,13 @@ def _add_columns(rows, O, total, part):
 
 @threaded
 def _weight_gradient(
-    # what is multiplied and added up
-    x,
-    gy,
-    y,
-    winner,
-    follows,
-    gws,
-    gbs,
-    # where it lies
-    pixel,
-    tap,
-    out,
-    w_out,
-    numbers,
-    groups,
-    O,
-    lanes,
-    # scratch of each thread
-    copies,
-    undone,
-    panels,
-    pieces,
-    part,
-    parts,
+    x, gy, y, winner, follows, gws, gbs, tables, numbers, groups, O, lanes, copies, undone, panels, pieces, part, parts
 ):
     """The gradients, in gws[part] and gbs[part, 0] where these are not empty."""
     if fork(part, parts):
         return
     first, last = share(pieces, part, parts)
+    pixel, tap, out, w_out = tables
     CG, OG, gw, gb, copy = numbers[3] // groups, O // groups, gws[part], gbs[part], copies[part]
     zeros, packing = panels[part, : WIDE.vectors * lanes], panels[part, WIDE.vectors * lanes :]
     gw[:], gb[:], zeros[:] = 0, 0, 0
@@ -509,7 +487,7 @@ def weight_gradient(
     y, winner = _flat(kept if follows == RELU else None, dtype), _flat(kept if follows == POOL else None, np.uint8)
     _weight_gradient(
         *(parts, _flat(x, dtype), gy.reshape(-1), y, winner, follows, gws, gbs),
-        *(t.pixel, t.tap, t.out, np.arange(0, t.tap.size * O, O), t.numbers, groups, O, vector),
+        *((t.pixel, t.tap, t.out, np.arange(0, t.tap.size * O, O)), t.numbers, groups, O, vector),
         *(_room(parts, t.copies, dtype), undone, panels, t.pieces),
     )
     if gw is not None and parts > 1:

@@ -29,7 +29,7 @@ from minidl.kernels.cpu._tile import lanes
 from minidl.kernels.cpu.winograd import winograd_backward, winograd_can, winograd_forward, winograd_pays
 from minidl.kernels.generic import conv as textbook
 from minidl.kernels.generic.conv import Padding, Pair
-from minidl.memory import channels_last, empty
+from minidl.memory import channels_last, empty, spatial_first
 
 __all__ = [
     "conv2d_algorithms",
@@ -72,12 +72,6 @@ def conv2d_algorithms(
     if groups == x_shape[1] == w_shape[0]:
         possible.insert(0, "depthwise")
     return tuple(possible)
-
-
-def _spatial_first(w: np.ndarray) -> np.ndarray:
-    """The contiguous (KH, KW, C/G, O) array of (O, C/G, KH, KW) weights; a copy when they lie otherwise."""
-    w = w.transpose(2, 3, 1, 0)
-    return w if w.flags.c_contiguous else np.ascontiguousarray(w)
 
 
 def _axes(size: Pair, w: np.ndarray, stride: Pair, padding: Padding, dilation: Pair) -> tuple[Axis, Axis]:
@@ -162,7 +156,7 @@ def _forward(
         algorithm = conv2d_algorithms(x.shape, w.shape, stride, padding, dilation, groups, x.dtype, follows)[0]
     if algorithm in WINOGRAD:
         return winograd_forward(x, w, b, padding, follows, WINOGRAD[algorithm])
-    x, w = channels_last(x), _spatial_first(w)
+    x, w = channels_last(x), spatial_first(w)
     h, v = _axes(x.shape[1:3], w, stride, padding, dilation)
     shape = len(x), h.outputs, v.outputs, w.shape[3]
     if algorithm == "depthwise":
@@ -239,7 +233,7 @@ def _backward(
         algorithm = conv2d_algorithms(shape, w.shape, stride, padding, dilation, groups, gy.dtype, follows)[0]
     if algorithm in WINOGRAD:
         return winograd_backward(gy, x, w, size, padding, needs, follows, kept, WINOGRAD[algorithm])
-    gy, w = channels_last(gy), _spatial_first(w)
+    gy, w = channels_last(gy), spatial_first(w)
     h, v = _axes(size, w, stride, padding, dilation)
     if kept is not None:
         kept = channels_last(kept)

@@ -57,7 +57,7 @@ from minidl.kernels.cpu._vector import (
     vectors_unpool,
 )
 from minidl.kernels.generic.conv import Padding, Pair, conv_size
-from minidl.memory import channels_last, empty
+from minidl.memory import channels_last, empty, spatial_first
 
 __all__ = ["winograd_backward", "winograd_can", "winograd_forward", "winograd_pays"]
 
@@ -334,16 +334,15 @@ def _backward(inputs, outputs, gy, y, winner, follows, O, U, x, C, gx, gU, gb, g
     cleared = first  # the images of gx before this one have been set to zero; just before use, so that they lie in the cache
     for begin in range(first * tiles, last * tiles, block):
         end = min(begin + block, last * tiles)
-        _read_gradients(
-            *(inputs, outputs, gy, y, winner, follows, O, begin, end, geometry, M, o_row, o_slab, gb, scratch),
-        )
+        results = gy, y, winner, follows, O
+        _read_gradients(inputs, outputs, *results, begin, end, geometry, M, o_row, o_slab, gb, scratch)
         if gU.size > 0:
             _read_inputs(inputs, x, C, begin, end, geometry, V, c_row, c_slab, scratch)
-            factors = (V, tables[2], c_slab, c_row), (M, o_slab, o_width, o_row)
-            _products(slabs, factors[0], factors[1], (gU, tables[3], g_slab), end - begin, c_row, o_row, ADD)
+            v, m, u = (V, tables[2], c_slab, c_row), (M, o_slab, o_width, o_row), (gU, tables[3], g_slab)
+            _products(slabs, v, m, u, end - begin, c_row, o_row, ADD)
         if gx.size > 0:
-            weights = (U, u_slab, O * c_width, c_width)
-            _products(slabs, (M, tables[1], o_slab, NEXT), weights, (V, tables[0], c_slab), O, end - begin, c_row, WRITE)
+            m, u, v = (M, tables[1], o_slab, NEXT), (U, u_slab, O * c_width, c_width), (V, tables[0], c_slab)
+            _products(slabs, m, u, v, O, end - begin, c_row, WRITE)
             touched = (end - 1) // tiles + 1
             gx[cleared * size : touched * size] = 0
             cleared = touched
@@ -354,7 +353,7 @@ def _stages(inputs: Shape, outputs: Shape) -> Callable[..., None]:
     """All stages of one of the two algorithms, compiled when it is first used."""
 
     @threaded
-    def stages(stage, N, w, U, x, C, gy, y, winner, follows, O, b, gx, gU, panels, geometry, sizes, tables, work, part, parts):
+    def stages(stage, N, C, O, w, U, x, gy, y, winner, follows, b, gx, gU, panels, geometry, sizes, tables, work, part, parts):
         """One thread's part of a stage. In FORWARD y and winner are results; in BACKWARD b is gb; in WRITE_WEIGHTS w is gw."""
         if fork(part, parts):
             return
@@ -455,11 +454,6 @@ def winograd_pays(
     return tiles * (36 * C * O + 500 * (C + O)) + 600 * C * O < N * OH * OW * 9 * C * O
 
 
-def _spatial_first(w: np.ndarray) -> np.ndarray:
-    """The numbers of (O, C, 3, 3) weights in the order (3, 3, C, O); a copy when they lie otherwise."""
-    return np.ascontiguousarray(w.transpose(2, 3, 1, 0)).reshape(-1)
-
-
 _NO_BYTES, _NOTHING = np.empty(0, np.uint8), np.empty(0, np.float32)
 
 
@@ -481,24 +475,10 @@ def winograd_forward(
         parts = plan.parts
         work, gU = empty((parts, plan.work), x.dtype), np.empty((parts, 0), x.dtype)
         b = np.zeros(O, x.dtype) if b is None else np.ascontiguousarray(b)
-        results = _NOTHING, y.reshape(-1), winner.reshape(-1), follows
-        arguments = (
-            N,
-            _spatial_first(w),
-            U,
-            x.reshape(-1),
-            C,
-            *results,
-            O,
-            b,
-            _NOTHING,
-            gU,
-            plan.panels,
-            plan.geometry,
-            plan.sizes,
-        )
+        arrays = spatial_first(w).reshape(-1), U, x.reshape(-1), _NOTHING, y.reshape(-1), winner.reshape(-1)
+        arguments = (N, C, O, *arrays, follows, b, _NOTHING, gU, plan.panels, plan.geometry, plan.sizes, plan.tables, work)
         for stage in (READ_WEIGHTS, FORWARD):
-            _STAGES[side](parts, stage, *arguments, plan.tables, work)
+            _STAGES[side](parts, stage, *arguments)
     y = y.transpose(0, 3, 1, 2)
     return y, winner.transpose(0, 3, 1, 2) if follows == POOL else y
 
@@ -533,26 +513,14 @@ def winograd_backward(
     images = gx if x is None or not needs[1] else channels_last(x)
     kept = None if kept is None else channels_last(kept).reshape(-1)
     y, winner = _NOTHING if follows != RELU else kept, _NO_BYTES if follows != POOL else kept
-    results = gy.reshape(-1), y, winner, follows
-    arguments = (
-        U,
-        images.reshape(-1),
-        C,
-        *results,
-        O,
-        gb.reshape(-1),
-        gx.reshape(-1),
-        gU,
-        plan.panels,
-        plan.geometry,
-        plan.sizes,
-    )
-    weights, stages = _spatial_first(w), _STAGES[side]
+    results = gy.reshape(-1), y, winner, follows, gb.reshape(-1), gx.reshape(-1), gU
+    arguments = (U, images.reshape(-1), *results, plan.panels, plan.geometry, plan.sizes, plan.tables, work)
+    weights, stages = spatial_first(w).reshape(-1), _STAGES[side]
     if needs[0]:
-        stages(parts, READ_WEIGHTS, N, weights, *arguments, plan.tables, work)
-    stages(parts, BACKWARD, N, weights, *arguments, plan.tables, work)
+        stages(parts, READ_WEIGHTS, N, C, O, weights, *arguments)
+    stages(parts, BACKWARD, N, C, O, weights, *arguments)
     if needs[1]:
-        stages(parts, WRITE_WEIGHTS, N, gw.reshape(-1), *arguments, plan.tables, work)
+        stages(parts, WRITE_WEIGHTS, N, C, O, gw.reshape(-1), *arguments)
     return (
         gx.transpose(0, 3, 1, 2) if needs[0] else None,
         gw.transpose(3, 2, 0, 1) if needs[1] else None,
