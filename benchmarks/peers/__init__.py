@@ -71,6 +71,7 @@ CONFIGURATIONS = [
     Configuration("jax", "jax", ("with_jax", "Jax"), "jax", {}, {"JAX_PLATFORMS": "cpu"}),
     Configuration("onnxruntime", "onnxruntime", ("with_onnxruntime", "OnnxRuntime"), "onnxruntime"),
     Configuration("mygrad", "mygrad", ("with_mygrad", "MyGrad"), "mygrad"),
+    Configuration("tinygrad", "tinygrad", ("with_tinygrad", "TinyGrad"), "tinygrad", {}, {"DEV": "CPU"}),
     Configuration("minidl 1 thread", "minidl-1-thread", OURS.place, "minidl", threads=1),
 ]
 PEERS = list(dict.fromkeys(c.peer for c in CONFIGURATIONS if c is not OURS))
@@ -83,6 +84,7 @@ TITLES = {
     "jax": "JAX",
     "onnxruntime": "ONNX Runtime",
     "mygrad": "MyGrad",
+    "tinygrad": "tinygrad",
     "minidl-1-thread": "minidl on one thread",
 }
 

@@ -1,31 +1,34 @@
 """Depthwise convolution: every channel has its own kernel, so there is no sum over channels.
 
-The channels of a pixel lie side by side. A register holds a few of one pixel, and a tile those of several pixels:
+The channels of a pixel lie side by side. A register holds a few of them, and a tile those of several pixels. Each step
+multiplies a tile by one register of weights, channel by channel:
 
-    forward      tile[pixel] = b;  for each tap:   tile[pixel] += x[pixel + tap] * w[tap]
-    gradient     tile[tap]   = 0;  for each pixel: tile[tap]   += x[tap + pixel] * gy[pixel]
-    of weights
+    y:   tile[pixel] = b;  for each tap:    tile[pixel] += x[pixel + tap] * w[tap]
+    gw:  tile[tap]   = 0;  for each pixel:  tile[tap]   += x[tap + pixel] * gy[pixel]
 
-Both are sums of products of vectors, where a sum over channels multiplies numbers by vectors (``tile_fma``). What is summed
-up stays in registers and is written once. The gradient of the images is a forward pass over gy, once for each phase of the
-stride (``gradient_axes`` of ``_direct``).
+What is summed up stays in registers and is written once. gx is y of another convolution, of gy with the kernel turned, for
+each phase of the stride (see ``gradient_axes`` of ``_direct``).
 
-Windows that reach beyond the image: a table says which pixels of a tile meet the image at a tap, a bit for each.
+Images are read where they lie. At their edges a tile has pixels, or taps, that would see the padding: tables say which ones
+see the image, a bit for each.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
-from minidl.kernels.cpu._direct import Axis, aligned
+from minidl.kernels.cpu._direct import Axis
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._tile import (
     _I64,
     NARROW,
+    Shape,
     _Code,
     _instruction,
     lanes,
@@ -34,201 +37,238 @@ from minidl.kernels.cpu._tile import (
     tile_start,
     tile_store,
 )
+from minidl.memory import empty
 
 __all__ = ["depthwise", "depthwise_weights"]
 
-ROWS = NARROW.rows
+PIXELS, TAPS = Shape(8, 1), NARROW  # tiles of y and of gw
 MACS_PER_ELEMENT = 8  # multiply-adds that take as long as one element of an elementwise kernel, for threads()
 
 
-# ---------------------------------------------------------------------------------------- the instruction
+# ---------------------------------------------------------------------------------------- instructions
 
 
-def _multiply_code(typing, tile, x, rows, k, seen, w, position, count):
+def _multiply_code(typing, tile, x, rows, k, w, position):
     def write(context, builder, signature, args):
         code = _Code(tile, context, builder, signature, args)
-        x_data, w_data, mask = code.data(1), code.data(5), code.first_lanes(args[7])
-        zero = ir.Constant(code.vector, None)
-        sums, starts = code.unpack(args[0], tile.rows), code.unpack(args[2], tile.rows)
-        addresses = [code.at(x_data, builder.add(row, args[3])) for row in starts]
-        load = "llvm.masked.load.{}.p0"
-        w_row = code.call(load, code.vector, code.at(w_data, args[6]), code.size, mask, zero)
-        whole = builder.and_(
-            builder.icmp_signed("==", args[4], _I64((1 << tile.rows) - 1)),
-            builder.icmp_signed(">=", args[7], _I64(tile.lanes)),
-        )
-        before = builder.block
-        results = []
-        with builder.if_else(whole) as (inside, at_edge):
-            with inside:
-                new = [code.call("llvm.fmuladd.{}", code.vector, code.load(a), w_row, s) for a, s in zip(addresses, sums)]
-                results.append((new, builder.block))
-            with at_edge:
-                new = []
-                for r, (address, old) in enumerate(zip(addresses, sums)):
-                    outside = builder.block
-                    on = builder.icmp_signed("!=", builder.and_(args[4], _I64(1 << r)), _I64(0))
-                    with builder.if_then(on):
-                        value = code.call(load, code.vector, address, code.size, mask, zero)
-                        value = code.call("llvm.fmuladd.{}", code.vector, value, w_row, old)
-                        then = builder.block
-                    phi = builder.phi(code.vector)
-                    phi.add_incoming(old, outside)
-                    phi.add_incoming(value, then)
-                    new.append(phi)
-                results.append((new, builder.block))
-        final = []
-        for r in range(tile.rows):
-            phi = builder.phi(code.vector)
-            for new, block in results:
-                phi.add_incoming(new[r], block)
-            final.append(phi)
-        return code.new_tile(final)
+        x_data, w_data = code.data(1), code.data(4)
+        factor, sums = code.load(code.at(w_data, args[5])), code.unpack(args[0], tile.rows)
+        for r, row in enumerate(code.unpack(args[2], tile.rows)):
+            value = code.load(code.at(x_data, builder.add(row, args[3])))
+            sums[r] = code.call("llvm.fmuladd.{}", code.vector, value, factor, sums[r])
+        return code.new_tile(sums)
 
-    return tile(tile, x, rows, types.intp, types.intp, w, types.intp, types.intp), write
+    return tile(tile, x, rows, types.intp, w, types.intp), write
 
 
 @_instruction(_multiply_code)
-def tile_multiply(tile, x, rows, k, seen, w, position, count):
-    """tile[r, c] + x[rows[r] + k + c] * w[position + c] for c < count, and for the rows r whose bit in ``seen`` is set."""
+def tile_multiply(tile, x, rows, k, w, position):
+    """tile[r, c] + x[rows[r] + k + c] * w[position + c]: where ``tile_fma`` takes one number of x, this takes a vector."""
+    c = np.arange(tile.shape[1])
+    assert min(rows) + k >= 0
+    return tile + x[np.array(rows)[:, None] + k + c] * w[position + c]
+
+
+def _multiply_some_code(typing, tile, x, rows, k, w, position, count, seen):
+    def write(context, builder, signature, args):
+        code = _Code(tile, context, builder, signature, args)
+        x_data, w_data, mask = code.data(1), code.data(4), code.first_lanes(args[6])
+        load, zero = "llvm.masked.load.{}.p0", ir.Constant(code.vector, None)
+        factor = code.call(load, code.vector, code.at(w_data, args[5]), code.size, mask, zero)
+        sums = code.unpack(args[0], tile.rows)
+        for r, row in enumerate(code.unpack(args[2], tile.rows)):
+            before, on = builder.block, builder.icmp_signed("!=", builder.and_(args[7], _I64(1 << r)), _I64(0))
+            with builder.if_then(on):
+                address = code.at(x_data, builder.add(row, args[3]))
+                value = code.call(load, code.vector, address, code.size, mask, zero)
+                value = code.call("llvm.fmuladd.{}", code.vector, value, factor, sums[r])
+                inside = builder.block
+            either = builder.phi(code.vector)
+            either.add_incoming(sums[r], before)
+            either.add_incoming(value, inside)
+            sums[r] = either
+        return code.new_tile(sums)
+
+    return tile(tile, x, rows, types.intp, w, types.intp, types.intp, types.intp), write
+
+
+@_instruction(_multiply_some_code)
+def tile_multiply_some(tile, x, rows, k, w, position, count, seen):
+    """``tile_multiply`` for c < count and for the rows r whose bit in ``seen`` is set; the others stay as they are."""
     tile, count = tile.copy(), min(count, tile.shape[1])
-    factor = w[position : position + count]
     for r, row in enumerate(rows):
         if seen >> r & 1:
             assert row + k >= 0
-            tile[r, :count] += x[row + k : row + k + count] * factor
+            tile[r, :count] += x[row + k : row + k + count] * w[position : position + count]
     return tile
 
 
+def _prefetch_code(typing, x, rows, k):
+    def write(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        pointer, number = data.type, ir.IntType(32)
+        type_ = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        fetch = cgutils.get_or_insert_function(builder.module, type_, "llvm.prefetch.p0")
+        for r in range(rows.count):
+            address = builder.gep(data, [builder.add(builder.extract_value(args[1], r), args[2])])
+            builder.call(fetch, [address, number(0), number(2), number(1)])  # to read, into the second-level cache, data
+        return context.get_dummy_value()
+
+    return types.void(x, rows, types.intp), write
+
+
+@_instruction(_prefetch_code)
+def prefetch(x, rows, k):
+    """Start to read x[rows[r] + k] from memory, which takes as long as a hundred sums. It need not exist."""
+
+
 # ---------------------------------------------------------------------------------------- kernels
+# ``tile_multiply`` takes half the time of ``tile_multiply_some``, and does for most of an image.
 
 
 @threaded
 def _depthwise(x, w, start, y, rows, columns, numbers, lanes, part, parts):
-    """Rows of y. ``rows`` and ``columns`` say what the taps along an axis see, as ``_axis`` makes them."""
+    """y = start + the sum over taps of x * w: some rows of y."""
     if fork(part, parts):
         return
-    N, H, W, C, height, width, line, stride, first_row, row_step, OH, OW, KW = numbers
-    row_offset, row_tap = rows
-    column_offset, column_tap, pixel, out, seen = columns
+    N, H, W, C, height, width, OH, OW, first_row, step, below = numbers
+    line, shift, taps = rows
+    tap, weight, pixel, out, seen = columns
+    every = (1 << PIXELS.rows) - 1
     first, last = share(N * height, part, parts)
     for unit in range(first, last):
         n, i = unit // height, unit % height
-        top = line + i * stride
-        at = (n * OH + first_row + i * row_step) * OW * C
-        for j in range(0, width, ROWS):
-            pixels = tile_offsets(NARROW, pixel, j, width - 1)
-            outs = tile_offsets(NARROW, out, j, width - 1)
+        source, factors, count = (n * H + line[i]) * W * C, shift[i], taps[i]
+        at = (n * OH + first_row + i * step) * OW * C
+        for j in range(0, width, PIXELS.rows):
+            pixels, outs = tile_offsets(PIXELS, pixel, j, width - 1), tile_offsets(PIXELS, out, j, width - 1)
+            group = j // PIXELS.rows
             for c in range(0, C, lanes):
-                tile = tile_start(NARROW, start[c:])
-                for kh in range(row_tap.size):
-                    ih = top + row_offset[kh]
-                    if 0 <= ih < H:
-                        position, tap = (n * H + ih) * W * C + c, row_tap[kh] * KW * C + c
-                        for kw in range(column_tap.size):
-                            tile = tile_multiply(
-                                *(tile, x, pixels, position + column_offset[kw], seen[j // ROWS, kw]),
-                                *(w, tap + column_tap[kw], C - c),
-                            )
+                whole = c + lanes <= C
+                prefetch(x, pixels, source + c + below)
+                tile = tile_start(PIXELS, start[c:])
+                for t in range(count):
+                    position, factor = source + c + tap[t], factors + c + weight[t]
+                    if whole and seen[group, t] == every:
+                        tile = tile_multiply(tile, x, pixels, position, w, factor)
+                    else:
+                        tile = tile_multiply_some(tile, x, pixels, position, w, factor, C - c, seen[group, t])
                 tile_store(tile, y[at + c :], outs, width - j, C - c)
 
 
 @threaded
-def _depthwise_weights(x, gy, totals, rows, columns, tap, taps_out, numbers, lanes, part, parts):
-    """The gradient of the weights from some rows of gy, in totals[part, 0]; the sums of one image are totals[part, 1]."""
+def _depthwise_weights(x, gy, zeros, sums, rows, columns, tap, out, numbers, lanes, part, parts):
+    """sums[part, 0] = the sum over pixels of x * gy, for some rows of gy.
+
+    sums[part, 1] is for the sums of one image: a single long running sum would lose digits.
+    """
     if fork(part, parts):
         return
-    N, H, W, C, OH, OW = numbers[:6]
-    top, SH, left, SW = numbers[6:]
-    total, image = totals[part, 0], totals[part, 1]
-    zeros = totals[part, 2]
+    N, H, W, C, OH, OW, line, SH, column, SW, below = numbers
+    total, image = sums[part, 0], sums[part, 1]
     total[:] = 0
     image[:] = 0
-    zeros[:] = 0
+    every = (1 << TAPS.rows) - 1
     first, last = share(N * OH, part, parts)
     for unit in range(first, last):
-        n, oh = unit // OH, unit % OH
-        position = ((n * H + oh * SH - top) * W - left) * C
-        at = unit * OW * C
+        n, i = unit // OH, unit % OH
+        source, at = ((n * H + line + i * SH) * W + column) * C, unit * OW * C
         for c in range(0, C, lanes):
-            for t in range(0, tap.size, ROWS):
-                taps = tile_offsets(NARROW, tap, t, tap.size - 1)
-                tile = tile_start(NARROW, zeros)
-                row = rows[t // ROWS, oh]
-                for ow in range(OW):
-                    tile = tile_multiply(
-                        *(tile, x, taps, position + ow * SW * C + c, row & columns[t // ROWS, ow]),
-                        *(gy, at + ow * C + c, C - c),
-                    )
-                tile_add(tile, image[c:], tile_offsets(NARROW, taps_out, t, tap.size - 1), tap.size - t, C - c)
-        if oh == OH - 1 or unit == last - 1:
-            for i in range(image.size):
-                total[i] += image[i]
+            whole = c + lanes <= C
+            for t in range(0, tap.size, TAPS.rows):
+                taps, tile = tile_offsets(TAPS, tap, t, tap.size - 1), tile_start(TAPS, zeros)
+                seen_rows = rows[t // TAPS.rows, i]
+                for j in range(OW):
+                    seen = seen_rows & columns[t // TAPS.rows, j]
+                    position, factor = source + j * SW * C + c, at + j * C + c
+                    prefetch(x, (position,), below)
+                    prefetch(gy, (factor,), OW * C)
+                    if whole and seen == every:
+                        tile = tile_multiply(tile, x, taps, position, gy, factor)
+                    else:
+                        tile = tile_multiply_some(tile, x, taps, position, gy, factor, C - c, seen)
+                tile_add(tile, image[c:], tile_offsets(TAPS, out, t, tap.size - 1), tap.size - t, C - c)
+        if i == OH - 1 or unit == last - 1:
+            for k in range(image.size):
+                total[k] += image[k]
             image[:] = 0
 
 
 # ---------------------------------------------------------------------------------------- calls
 
 
-@lru_cache(maxsize=1024)
-def _row_table(axis: Axis):
-    return np.array(axis.offsets, np.intp), np.array(axis.taps, np.intp)
+def _sees(axis: Axis, size: int) -> np.ndarray:
+    """(outputs, taps): whether an output of the axis sees, through a tap, one of ``size`` inputs."""
+    position = axis.start + np.arange(axis.outputs)[:, None] * axis.stride + np.array(axis.offsets, np.intp)
+    return (position >= 0) & (position < size)
+
+
+def _bits(flags: np.ndarray, rows: int) -> np.ndarray:
+    """Flags (..., n) as integers (..., tiles), a bit for each row of a tile. A tile repeats its last row beyond the end."""
+    tiles = -(-flags.shape[-1] // rows)
+    room = np.pad(flags, [(0, 0)] * (flags.ndim - 1) + [(0, tiles * rows - flags.shape[-1])], "edge")
+    return (room.reshape(*flags.shape[:-1], tiles, rows) << np.arange(rows)).sum(-1)
 
 
 @lru_cache(maxsize=1024)
-def _column_table(axis: Axis, size: int, C: int):
-    j = np.arange(axis.outputs)
-    offsets, taps = np.array(axis.offsets, np.intp), np.array(axis.taps, np.intp)
-    pixel, out = axis.start + j * axis.stride, axis.first + j * axis.step
-    inside = (pixel + offsets[:, None] >= 0) & (pixel + offsets[:, None] < size)  # (KW, OW)
-    return offsets * C, taps * C, pixel * C, out * C, np.ascontiguousarray(_bits(inside).T)
+def _tables(h: Axis, v: Axis, image: tuple[int, int, int], KW: int) -> tuple[tuple, tuple]:
+    """What ``_depthwise`` needs to know of rows and of columns.
+
+    For each output row: the first image row that it sees, with which row of weights, and how many taps see the image.
+    """
+    H, W, C = image
+    h_offset, h_tap, v_offset, v_tap = (np.array(a, np.intp) for a in (h.offsets, h.taps, v.offsets, v.taps))
+    rows, tiles = _sees(h, H), _bits(_sees(v, W).T, PIXELS.rows).T  # tiles: for each tile of pixels and each tap
+    line, shift = h.start + np.arange(h.outputs) * h.stride, np.zeros(h.outputs, np.intp)
+    if len(h_tap):
+        first = rows.argmax(1)
+        line, shift = line + h_offset[first], shift + h_tap[first] * KW * C
+    tap = np.add.outer((h_offset - h_offset[:1]) * W, v_offset).reshape(-1) * C
+    weight = np.add.outer((h_tap - h_tap[:1]) * KW, v_tap).reshape(-1) * C
+    pixel, out = ((first + np.arange(v.outputs) * step) * C for first, step in ((v.start, v.stride), (v.first, v.step)))
+    seen = np.ascontiguousarray(np.tile(tiles, (1, len(h_tap))))
+    return (line, shift, rows.sum(1) * len(v_tap)), (tap, weight, pixel, out, seen)
 
 
-def _bits(flags: np.ndarray) -> np.ndarray:
-    """Flags (..., n) as integers (..., ceil(n / ROWS)) of a bit each."""
-    n = flags.shape[-1]
-    tiles = -(-n // ROWS)
-    room = np.zeros((*flags.shape[:-1], tiles * ROWS), np.intp)
-    room[..., :n] = flags
-    return (room.reshape(*flags.shape[:-1], tiles, ROWS) << np.arange(ROWS)).sum(-1)
-
-
-def depthwise(x, w, b, y, h: Axis, v: Axis):
+def depthwise(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, h: Axis, v: Axis) -> None:
+    """y at the outputs of the axes = b + x correlated with w. x and y are (N, H, W, C), w is (KH, KW, 1, C), all contiguous."""
     C, vector = x.shape[3], lanes(x.dtype)
     start = np.zeros(-(-C // vector) * vector, x.dtype)
     if b is not None:
         start[:C] = b
-    numbers = (*x.shape, h.outputs, v.outputs, h.start, h.stride, h.first, h.step, *y.shape[1:3], w.shape[1])
-    work = len(x) * h.outputs * v.outputs * C * len(h.taps) * len(v.taps) // MACS_PER_ELEMENT
-    _depthwise(
-        threads(work),
-        *(x.reshape(-1), w.reshape(-1), start, y.reshape(-1)),
-        *(_row_table(h), _column_table(v, x.shape[2], C), numbers, vector),
-    )
+    numbers = (*x.shape, h.outputs, v.outputs, *y.shape[1:3], h.first, h.step, _below(x, h))
+    parts = threads(_work(x, h, v))
+    arrays = x.reshape(-1), w.reshape(-1), start, y.reshape(-1)
+    _depthwise(parts, *arrays, *_tables(h, v, x.shape[1:], w.shape[1]), numbers, vector)
 
 
 @lru_cache(maxsize=1024)
-def _tap_table(shape, h, v, C):
-    (H, W) = shape
+def _weight_tables(h: Axis, v: Axis, image: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
+    """For each tile of taps: which ones see the image, from each row and from each column of gy. Then where taps are."""
+    H, W, C = image
     KH, KW = len(h.taps), len(v.taps)
-
-    def flags(axis, size):
-        o = axis.start + np.arange(axis.outputs) * axis.stride
-        p = o[:, None] + np.array(axis.offsets)
-        return (p >= 0) & (p < size)
-
-    rows = np.repeat(flags(h, H), KW, 1)
-    columns = np.tile(flags(v, W), (1, KH))
+    rows = _bits(np.repeat(_sees(h, H), KW, 1), TAPS.rows).T
+    columns = _bits(np.tile(_sees(v, W), (1, KH)), TAPS.rows).T
     tap = np.add.outer(np.array(h.offsets) * W, np.array(v.offsets)).reshape(-1) * C
-    return np.ascontiguousarray(_bits(rows).T), np.ascontiguousarray(_bits(columns).T), tap, np.arange(KH * KW) * C
+    return np.ascontiguousarray(rows), np.ascontiguousarray(columns), tap, np.arange(KH * KW) * C
 
 
-def depthwise_weights(x, gy, gw, h: Axis, v: Axis):
-    C, vector = x.shape[3], lanes(x.dtype)
-    numbers = (*x.shape, *gy.shape[1:3], -h.start, h.stride, -v.start, v.stride)
-    parts = threads(gy.size * gw.size // C // MACS_PER_ELEMENT)
-    size = max(gw.size, vector)
-    totals = aligned(parts * 3 * (-(-size // vector) * vector), gw.dtype).reshape(parts, 3, -1)
-    rows, columns, tap, out = _tap_table(x.shape[1:3], h, v, C)
-    _depthwise_weights(parts, x.reshape(-1), gy.reshape(-1), totals, rows, columns, tap, out, numbers, vector)
-    totals[:, 0, : gw.size].sum(0, out=gw.reshape(-1))
+def depthwise_weights(x: np.ndarray, gy: np.ndarray, gw: np.ndarray, h: Axis, v: Axis) -> None:
+    """Fill gw (KH, KW, 1, C); the axes are those of the convolution of x that gave y."""
+    vector = lanes(x.dtype)
+    parts = threads(_work(x, h, v))
+    sums = empty((parts, 2, gw.size), gw.dtype)
+    numbers = (*x.shape, *gy.shape[1:3], h.start, h.stride, v.start, v.stride, _below(x, h))
+    arrays = x.reshape(-1), gy.reshape(-1), np.zeros(vector, gw.dtype), sums
+    _depthwise_weights(parts, *arrays, *_weight_tables(h, v, x.shape[1:]), numbers, vector)
+    sums[:, 0].sum(0, out=gw.reshape(-1))
+
+
+def _below(x: np.ndarray, h: Axis) -> int:
+    """How far below what an output sees lies the next row."""
+    return h.reach(1) * x.shape[2] * x.shape[3]
+
+
+def _work(x: np.ndarray, h: Axis, v: Axis) -> int:
+    """The work of a convolution, for threads()."""
+    return len(x) * h.outputs * v.outputs * x.shape[3] * len(h.taps) * len(v.taps) // MACS_PER_ELEMENT

@@ -33,9 +33,9 @@ def _wait_briefly() -> None:
     """Let OpenMP's threads sleep soon after they run out of work, unless the user has set how they wait.
 
     GNU OpenMP spins for milliseconds by default. While another program occupies a core, whoever spins keeps
-    the thread it waits for from running, and a training step takes ten times as long. With short spins it
-    takes as long as the machine allows, for a fifth of the speed of an idle machine. The library reads the
-    setting when it is loaded, so it is loaded here; child processes do not inherit it.
+    the thread it waits for from running, and a training step takes ten times as long. With spins of a tenth of that it
+    takes about as long as the machine allows, for a few percent of the speed of an idle machine. The library reads
+    the setting when it is loaded, so it is loaded here; child processes do not inherit it.
     """
     if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
         return
@@ -113,8 +113,8 @@ def _write_fork(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple
     values = [inside.load(cgutils.gep_inbounds(inside, data, 0, i)) for i in range(len(outer.args))]
     for i in (0, 1):
         values[i] = cgutils.alloca_once(inside, frame.elements[i].pointee)
-    for i in range(2, len(values) - 1):
-        if frame.elements[i] == frame.elements[i + 1] == pointer:  # an array's (reference count, owner, ...)
+    for i in range(2, len(values) - 3):
+        if frame.elements[i : i + 4] == (pointer, pointer, long, long):  # an array's (reference count, owner, size, ...)
             values[i] = pointer(None)  # nobody counts: the threads would wait for each other at every slice
     values[-2] = inside.ptrtoint(inside.load(worker.args[0]), long)
     inside.call(outer, values)

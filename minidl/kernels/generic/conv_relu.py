@@ -28,7 +28,8 @@ def conv2d_relu_forward(
     OH, OW = OH // 2, OW // 2  # an odd last row or column is not seen
     windows = y[:, :, : 2 * OH, : 2 * OW].reshape(N, O, OH, 2, OW, 2).transpose(0, 1, 2, 4, 3, 5).reshape(N, O, OH, OW, 4)
     y = windows.max(-1)
-    winner = xp.where(y <= 0, DEAD, windows.argmax(-1)).astype(np.uint8)
+    last_nan = 3 - xp.isnan(windows[..., ::-1]).argmax(-1)  # as in max_pool2d, the last NaN of a window wins
+    winner = xp.where(y <= 0, DEAD, xp.where(xp.isnan(y), last_nan, windows.argmax(-1))).astype(np.uint8)
     return y, winner
 
 
