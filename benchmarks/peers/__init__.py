@@ -71,7 +71,9 @@ CONFIGURATIONS = [
     Configuration("jax", "jax", ("with_jax", "Jax"), "jax", {}, {"JAX_PLATFORMS": "cpu"}),
     Configuration("onnxruntime", "onnxruntime", ("with_onnxruntime", "OnnxRuntime"), "onnxruntime"),
     Configuration("mygrad", "mygrad", ("with_mygrad", "MyGrad"), "mygrad"),
-    Configuration("tinygrad", "tinygrad", ("with_tinygrad", "TinyGrad"), "tinygrad", {}, {"DEV": "CPU"}),
+    Configuration(
+        "tinygrad", "tinygrad", ("with_tinygrad", "TinyGrad"), "tinygrad", {}, {"DEV": "CPU"}, cache="XDG_CACHE_HOME"
+    ),
     Configuration("minidl 1 thread", "minidl-1-thread", OURS.place, "minidl", threads=1),
 ]
 PEERS = list(dict.fromkeys(c.peer for c in CONFIGURATIONS if c is not OURS))

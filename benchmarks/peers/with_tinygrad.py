@@ -10,7 +10,7 @@ from tinygrad import Tensor, TinyJit
 from tinygrad.helpers import NUM_CPU_THREADS, Context
 from tinygrad.nn.optim import Adam
 
-from benchmarks.cases import LEARNING_RATE, Case, first_weights
+from benchmarks.cases import LEARNING_RATE, Case, first_weights, image_cnn
 from benchmarks.peers import layers
 
 
@@ -56,12 +56,19 @@ class Ops:
 nn = layers.namespace(Ops)
 
 
-class TinyGrad(layers.ModelsOnly):
+class TinyGrad:
     """Whole models only."""
 
     def __init__(self, threads: int) -> None:
         self.version = version("tinygrad")
         NUM_CPU_THREADS.value = threads
+
+    def refuses(self, case: Case) -> str:
+        """It takes seconds for a step of the large ones."""
+        large = case.build is image_cnn and case.kind == "model"
+        if case.kind in ("operation", "growth"):
+            return "models at their usual batch size only"
+        return "a training step takes it seconds" if large else ""
 
     def prepare(self, case: Case) -> TinyGradTask:
         """The functions, not compiled yet."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from minidl.kernels.cpu._jit import parallel, prange, serial, threads
+from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
 from minidl.kernels.generic.columns import Padding, Pair, conv_size
 from minidl.memory import empty
 
@@ -12,55 +14,71 @@ __all__ = ["col2im", "im2col"]
 
 
 @serial
-def _planes(x, columns, first, last, geometry, back):
-    """Planes ``first`` to ``last`` of x (planes, H, W) to columns (planes, KH, KW, OH, OW), or, ``back``, summed into x.
+def _seen(OW, kw, W, geometry):
+    """Which of OW output pixels see a row of the image through tap kw: the first, one past the last, where the first looks."""
+    SW, left, DW = geometry[1], geometry[3], geometry[5]
+    start = kw * DW - left
+    low = min(max((SW - 1 - start) // SW, 0), OW)
+    high = max(min((W - start + SW - 1) // SW, OW), low)
+    return low, high, start + low * SW
 
-    A plane belongs to one thread, so that no two threads add to the same pixel.
-    """
-    SH, SW, top, left, DH, DW = geometry
-    KH, KW, OH, OW = columns.shape[1:]
-    H, W = x.shape[1:]
+
+@threaded
+def _to_columns(x, columns, geometry, part, parts):
+    """Planes of x (planes, H, W) to columns (planes, KH, KW, OH, OW)."""
+    if fork(part, parts):
+        return
+    SH, SW, top, _, DH, _ = geometry
+    _, KH, KW, OH, _ = columns.shape
+    planes, H, W = x.shape
+    first, last = share(planes, part, parts)
     for plane in range(first, last):
         for kh in range(KH):
             for kw in range(KW):
                 for oh in range(OH):
-                    ih, start = oh * SH + kh * DH - top, kw * DW - left
-                    line = columns[plane, kh, kw, oh]
-                    # the output pixels low <= ow < high see the image, the others padding
-                    low = min(max((SW - 1 - start) // SW, 0), OW)
-                    high = max(min((W - start + SW - 1) // SW, OW), low)
+                    ih, line = oh * SH + kh * DH - top, columns[plane, kh, kw, oh]
+                    low, high, start = _seen(columns.shape[4], kw, W, geometry)
                     if ih < 0 or ih >= H:
                         low = high = 0
-                    if not back:
-                        line[:low] = 0
-                        line[high:] = 0
-                    seen = line[low:high]
-                    if seen.size:
-                        pixels = x[plane, ih, start + low * SW :: SW]
-                        if back:
-                            for i in range(seen.size):
-                                pixels[i] += seen[i]
-                        else:
-                            for i in range(seen.size):
-                                seen[i] = pixels[i]
+                    line[:low] = 0
+                    line[high:] = 0
+                    inside = line[low:high]
+                    if inside.size:
+                        pixels = x[plane, ih, start::SW]
+                        for i in range(inside.size):
+                            inside[i] = pixels[i]
 
 
-@parallel
-def _planes_parallel(x, columns, parts, geometry, back):
-    planes = x.shape[0]
-    for t in prange(parts):
-        _planes(x, columns, t * planes // parts, (t + 1) * planes // parts, geometry, back)
+@threaded
+def _from_columns(x, columns, geometry, part, parts):
+    """The transpose: a row of x at a time is gathered from all the columns that hold it."""
+    if fork(part, parts):
+        return
+    SH, SW, top, _, DH, _ = geometry
+    _, KH, KW, OH, _ = columns.shape
+    planes, H, W = x.shape
+    first, last = share(planes * H, part, parts)
+    for unit in range(first, last):
+        plane, ih = unit // H, unit % H
+        row = x[plane, ih]
+        row[:] = 0
+        for kh in range(KH):
+            oh, rest = (ih + top - kh * DH) // SH, (ih + top - kh * DH) % SH
+            if rest == 0 and 0 <= oh < OH:
+                for kw in range(KW):
+                    low, high, start = _seen(columns.shape[4], kw, W, geometry)
+                    inside = columns[plane, kh, kw, oh, low:high]
+                    if inside.size:
+                        pixels = row[start::SW]
+                        for i in range(inside.size):
+                            pixels[i] += inside[i]
 
 
-def _run(x: np.ndarray, columns: np.ndarray, stride: Pair, padding: Padding, dilation: Pair, back: bool) -> None:
+def _run(kernel: Callable, x: np.ndarray, columns: np.ndarray, stride: Pair, padding: Padding, dilation: Pair) -> None:
     (N, C, H, W), (_, _, KH, KW, OH, OW) = x.shape, columns.shape
     geometry = (*stride, padding[0][0], padding[1][0], *dilation)
     planes, flat = x.reshape(N * C, H, W), columns.reshape(N * C, KH, KW, OH, OW)
-    parts = min(threads(columns.size), max(N * C, 1))
-    if parts == 1:
-        _planes(planes, flat, 0, N * C, geometry, back)
-    else:
-        _planes_parallel(planes, flat, parts, geometry, back)
+    kernel(min(threads(columns.size), max(N * C, 1)), planes, flat, geometry)
 
 
 def im2col(x: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair) -> np.ndarray:
@@ -68,7 +86,7 @@ def im2col(x: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, dilation
     (N, C, H, W), (KH, KW) = x.shape, kernel
     OH, OW = conv_size(H, KH, stride[0], padding[0], dilation[0]), conv_size(W, KW, stride[1], padding[1], dilation[1])
     columns = empty((N, C, KH, KW, OH, OW), x.dtype)
-    _run(np.ascontiguousarray(x), columns, stride, padding, dilation, back=False)
+    _run(_to_columns, np.ascontiguousarray(x), columns, stride, padding, dilation)
     return columns.reshape(N, C * KH * KW, OH * OW)
 
 
@@ -78,6 +96,5 @@ def col2im(columns: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding:
     OH, OW = conv_size(H, KH, stride[0], padding[0], dilation[0]), conv_size(W, KW, stride[1], padding[1], dilation[1])
     N, C = len(columns), columns.shape[1] // (KH * KW)
     x = empty((N, C, H, W), columns.dtype)
-    x[...] = 0
-    _run(x, np.ascontiguousarray(columns).reshape(N, C, KH, KW, OH, OW), stride, padding, dilation, back=True)
+    _run(_from_columns, x, np.ascontiguousarray(columns).reshape(N, C, KH, KW, OH, OW), stride, padding, dilation)
     return x

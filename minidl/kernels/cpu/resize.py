@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.kernels.cpu._jit import parallel, prange, serial, threads
+from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
 from minidl.kernels.generic.resize import Taps
 from minidl.memory import channels_last, empty, empty_images
 
@@ -29,22 +29,18 @@ def _resample_row(x, y, line, row_index, row_weight, index, weight, count):
                 to[c] += v * source[c]
 
 
-@serial
-def _resample(x, y, line, first, last, rows, columns):
+@threaded
+def _resample(x, y, lines, rows, columns, part, parts):
+    if fork(part, parts):
+        return
     row_index, row_weight, row_count = rows
     index, weight, count = columns
-    OH = y.shape[1]
+    OH, line = y.shape[1], lines[part]
+    first, last = share(y.shape[0] * OH, part, parts)
     for unit in range(first, last):
         n, i = unit // OH, unit % OH
         k = row_count[i]
         _resample_row(x[n], y[n, i], line, row_index[i, :k], row_weight[i, :k], index, weight, count)
-
-
-@parallel
-def _resample_parallel(x, y, lines, rows, columns):
-    parts, units = len(lines), y.shape[0] * y.shape[1]
-    for t in prange(parts):
-        _resample(x, y, lines[t], t * units // parts, (t + 1) * units // parts, rows, columns)
 
 
 def resample(x: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
@@ -54,8 +50,5 @@ def resample(x: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
     images, out = channels_last(x), channels_last(y)
     lines = empty((threads(max(x.size, y.size)), W * C), x.dtype)
     tables = [(taps.index, taps.value.astype(x.dtype), taps.count) for taps in (rows, columns)]
-    if len(lines) == 1:
-        _resample(images, out, lines[0], 0, N * out.shape[1], *tables)
-    else:
-        _resample_parallel(images, out, lines, *tables)
+    _resample(len(lines), images, out, lines, *tables)
     return y
