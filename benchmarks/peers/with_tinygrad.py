@@ -10,7 +10,7 @@ from tinygrad import Tensor, TinyJit
 from tinygrad.helpers import NUM_CPU_THREADS, Context
 from tinygrad.nn.optim import Adam
 
-from benchmarks.cases import LEARNING_RATE, Case, first_weights, image_cnn
+from benchmarks.cases import LEARNING_RATE, Case, first_weights, image_cnn, resnet20
 from benchmarks.peers import layers
 
 
@@ -65,7 +65,7 @@ class TinyGrad:
 
     def refuses(self, case: Case) -> str:
         """It takes seconds for a step of the large ones."""
-        large = case.build is image_cnn and case.kind == "model"
+        large = case.build in (image_cnn, resnet20) and case.kind == "model"
         if case.kind in ("operation", "growth"):
             return "models at their usual batch size only"
         return "a training step takes it seconds" if large else ""
