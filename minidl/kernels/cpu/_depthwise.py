@@ -16,7 +16,6 @@ see the image, a bit for each.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -37,11 +36,15 @@ from minidl.kernels.cpu._tile import (
     tile_start,
     tile_store,
 )
+from minidl.kernels.cpu._vector import vectors_add, vectors_load
 from minidl.memory import empty
 
 __all__ = ["depthwise", "depthwise_weights"]
 
-PIXELS, TAPS = Shape(8, 1), NARROW  # tiles of y and of gw
+PIXELS, TAPS = Shape(7, 1), NARROW  # tiles of y, whose rows have 7, 14, 28, ... pixels in many networks, and of gw
+ONE = Shape(1, 1)
+COLUMNS = 16  # of gy that are worked on at a time: pieces of rows of x and gy stay in the first-level cache
+Axes = tuple[Axis, ...]
 MACS_PER_ELEMENT = 8  # multiply-adds that take as long as one element of an elementwise kernel, for threads()
 
 
@@ -131,34 +134,33 @@ def _depthwise(x, w, start, y, rows, columns, numbers, lanes, part, parts):
     """y = start + the sum over taps of x * w: some rows of y."""
     if fork(part, parts):
         return
-    N, H, W, C, height, width, OH, OW, first_row, step, below = numbers
-    line, shift, taps = rows
-    tap, weight, pixel, out, seen = columns
-    every = (1 << PIXELS.rows) - 1
-    first, last = share(N * height, part, parts)
+    N, H, W, C, OH, OW, below = numbers
+    line, shift, row_taps = rows
+    pixel, out, used, column_taps, tap, weight, seen = columns
+    every, end = (1 << PIXELS.rows) - 1, pixel.size - 1
+    first, last = share(N * OH, part, parts)
     for unit in range(first, last):
-        n, i = unit // height, unit % height
-        source, factors, count = (n * H + line[i]) * W * C, shift[i], taps[i]
-        at = (n * OH + first_row + i * step) * OW * C
-        for j in range(0, width, PIXELS.rows):
-            pixels, outs = tile_offsets(PIXELS, pixel, j, width - 1), tile_offsets(PIXELS, out, j, width - 1)
-            group = j // PIXELS.rows
+        n, i = unit // OH, unit % OH
+        source, factors, at = (n * H + line[i]) * W * C, shift[i], unit * OW * C
+        for k in range(used.size):
+            j, count = k * PIXELS.rows, row_taps[i] * column_taps[k]
+            pixels, outs = tile_offsets(PIXELS, pixel, j, end), tile_offsets(PIXELS, out, j, end)
             for c in range(0, C, lanes):
                 whole = c + lanes <= C
                 prefetch(x, pixels, source + c + below)
                 tile = tile_start(PIXELS, start[c:])
                 for t in range(count):
-                    position, factor = source + c + tap[t], factors + c + weight[t]
-                    if whole and seen[group, t] == every:
+                    position, factor = source + c + tap[k, t], factors + c + weight[k, t]
+                    if whole and seen[k, t] == every:
                         tile = tile_multiply(tile, x, pixels, position, w, factor)
                     else:
-                        tile = tile_multiply_some(tile, x, pixels, position, w, factor, C - c, seen[group, t])
-                tile_store(tile, y[at + c :], outs, width - j, C - c)
+                        tile = tile_multiply_some(tile, x, pixels, position, w, factor, C - c, seen[k, t])
+                tile_store(tile, y[at + c :], outs, used[k], C - c)
 
 
 @threaded
 def _depthwise_weights(x, gy, zeros, sums, rows, columns, tap, out, numbers, lanes, part, parts):
-    """sums[part, 0] = the sum over pixels of x * gy, for some rows of gy.
+    """sums[part, 0] = the sums of x * gy over pixels, for each tap, and last that of gy: those of some rows of gy.
 
     sums[part, 1] is for the sums of one image: a single long running sum would lose digits.
     """
@@ -173,21 +175,28 @@ def _depthwise_weights(x, gy, zeros, sums, rows, columns, tap, out, numbers, lan
     for unit in range(first, last):
         n, i = unit // OH, unit % OH
         source, at = ((n * H + line + i * SH) * W + column) * C, unit * OW * C
-        for c in range(0, C, lanes):
-            whole = c + lanes <= C
-            for t in range(0, tap.size, TAPS.rows):
-                taps, tile = tile_offsets(TAPS, tap, t, tap.size - 1), tile_start(TAPS, zeros)
-                seen_rows = rows[t // TAPS.rows, i]
-                for j in range(OW):
-                    seen = seen_rows & columns[t // TAPS.rows, j]
-                    position, factor = source + j * SW * C + c, at + j * C + c
-                    prefetch(x, (position,), below)
-                    prefetch(gy, (factor,), OW * C)
-                    if whole and seen == every:
-                        tile = tile_multiply(tile, x, taps, position, gy, factor)
-                    else:
-                        tile = tile_multiply_some(tile, x, taps, position, gy, factor, C - c, seen)
-                tile_add(tile, image[c:], tile_offsets(TAPS, out, t, tap.size - 1), tap.size - t, C - c)
+        for left in range(0, OW, COLUMNS):
+            right = min(left + COLUMNS, OW)
+            for c in range(0, C, lanes):
+                whole = c + lanes <= C
+                for t in range(0, tap.size, TAPS.rows):
+                    taps, tile = tile_offsets(TAPS, tap, t, tap.size - 1), tile_start(TAPS, zeros)
+                    seen_rows = rows[t // TAPS.rows, i]
+                    for j in range(left, right):
+                        seen = seen_rows & columns[t // TAPS.rows, j]
+                        position, factor = source + j * SW * C + c, at + j * C + c
+                        prefetch(x, (position,), below)
+                        prefetch(gy, (factor,), OW * C)
+                        if whole and seen == every:
+                            tile = tile_multiply(tile, x, taps, position, gy, factor)
+                        else:
+                            tile = tile_multiply_some(tile, x, taps, position, gy, factor, C - c, seen)
+                    tile_add(tile, image[c:], tile_offsets(TAPS, out, t, tap.size - 1), tap.size - t, C - c)
+                (total_gy,) = vectors_load(ONE, zeros, 0, 0, lanes)
+                for j in range(left, right):
+                    (row,) = vectors_load(ONE, gy, at + j * C + c, 0, C - c)
+                    total_gy = total_gy + row
+                vectors_add(image, tap.size * C + c, 0, C - c, (total_gy,))
         if i == OH - 1 or unit == last - 1:
             for k in range(image.size):
                 total[k] += image[k]
@@ -211,35 +220,56 @@ def _bits(flags: np.ndarray, rows: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def _tables(h: Axis, v: Axis, image: tuple[int, int, int], KW: int) -> tuple[tuple, tuple]:
-    """What ``_depthwise`` needs to know of rows and of columns.
+def _row_table(axes: Axes, H: int, OH: int, step: int) -> tuple[np.ndarray, ...]:
+    """For each row of y: the first row of x that it sees, with which row of weights, and how many rows it sees."""
+    line, shift, count = np.zeros((3, OH), np.intp)
+    for axis in axes:
+        if axis.taps:
+            sees, here = _sees(axis, H), slice(axis.first, None, axis.step)
+            first = sees.argmax(1)
+            line[here] = axis.start + np.arange(axis.outputs) * axis.stride + np.array(axis.offsets)[first]
+            shift[here], count[here] = np.array(axis.taps)[first] * step, sees.sum(1)
+    return line, shift, count
 
-    For each output row: the first image row that it sees, with which row of weights, and how many taps see the image.
+
+@lru_cache(maxsize=1024)
+def _column_table(axes: Axes, h: Axis, image: tuple[int, int, int], KW: int) -> tuple[np.ndarray, ...]:
+    """For each tile of a row of y: where its pixels read, where they write, how many they are, how many columns each sees.
+
+    Then for each of its taps, over rows and columns: where it reads, its weights, and the bits of the pixels that see the
+    image. The pixels of a tile belong to one axis, so that they have the same taps; those of ``h`` are its rows.
     """
-    H, W, C = image
-    h_offset, h_tap, v_offset, v_tap = (np.array(a, np.intp) for a in (h.offsets, h.taps, v.offsets, v.taps))
-    rows, tiles = _sees(h, H), _bits(_sees(v, W).T, PIXELS.rows).T  # tiles: for each tile of pixels and each tap
-    line, shift = h.start + np.arange(h.outputs) * h.stride, np.zeros(h.outputs, np.intp)
-    if len(h_tap):
-        first = rows.argmax(1)
-        line, shift = line + h_offset[first], shift + h_tap[first] * KW * C
-    tap = np.add.outer((h_offset - h_offset[:1]) * W, v_offset).reshape(-1) * C
-    weight = np.add.outer((h_tap - h_tap[:1]) * KW, v_tap).reshape(-1) * C
-    pixel, out = ((first + np.arange(v.outputs) * step) * C for first, step in ((v.start, v.stride), (v.first, v.step)))
-    seen = np.ascontiguousarray(np.tile(tiles, (1, len(h_tap))))
-    return (line, shift, rows.sum(1) * len(v_tap)), (tap, weight, pixel, out, seen)
+    _, W, C = image
+    h_offset, h_tap = (np.array(a, np.intp) - a[:1] for a in (h.offsets, h.taps))
+    columns = []
+    for v in axes:
+        tiles, taps = -(-v.outputs // PIXELS.rows), len(h_tap) * len(v.taps)
+        j = np.minimum(np.arange(tiles * PIXELS.rows), v.outputs - 1)
+        numbers = np.zeros((3, tiles, len(h_tap) * max(len(v.taps) for v in axes)), np.intp)
+        numbers[0, :, :taps] = np.add.outer(h_offset * W, np.array(v.offsets, np.intp)).reshape(-1) * C
+        numbers[1, :, :taps] = np.add.outer(h_tap * KW, np.array(v.taps, np.intp)).reshape(-1) * C
+        numbers[2, :, :taps] = np.tile(_bits(_sees(v, W).T, PIXELS.rows).T, (1, len(h_tap)))
+        pixel, out = (v.start + j * v.stride) * C, (v.first + j * v.step) * C
+        used = np.minimum(v.outputs - np.arange(tiles) * PIXELS.rows, PIXELS.rows)
+        columns.append((pixel, out, used, np.full(tiles, len(v.taps)), *numbers))
+    return tuple(np.concatenate(arrays) for arrays in zip(*columns))
 
 
-def depthwise(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, h: Axis, v: Axis) -> None:
-    """y at the outputs of the axes = b + x correlated with w. x and y are (N, H, W, C), w is (KH, KW, 1, C), all contiguous."""
-    C, vector = x.shape[3], lanes(x.dtype)
+def depthwise(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, hs: Axes, vs: Axes) -> None:
+    """y = b + x correlated with w. x and y are (N, H, W, C), w is (KH, KW, 1, C), all contiguous.
+
+    The axes are those of the convolution, or those of its gradient, one for each phase of the stride.
+    """
+    N, H, W, C = x.shape
+    KW, vector = w.shape[1], lanes(x.dtype)
     start = np.zeros(-(-C // vector) * vector, x.dtype)
     if b is not None:
         start[:C] = b
-    numbers = (*x.shape, h.outputs, v.outputs, *y.shape[1:3], h.first, h.step, _below(x, h))
-    parts = threads(_work(x, h, v))
+    h = max(hs, key=lambda axis: len(axis.taps))  # rows of all phases that are seen are equally far apart
+    rows, columns = _row_table(hs, H, y.shape[1], KW * C), _column_table(vs, h, x.shape[1:], KW)
+    numbers = (*x.shape, *y.shape[1:3], h.reach(1) * W * C)
     arrays = x.reshape(-1), w.reshape(-1), start, y.reshape(-1)
-    _depthwise(parts, *arrays, *_tables(h, v, x.shape[1:], w.shape[1]), numbers, vector)
+    _depthwise(threads(_work(N * C, hs, vs)), *arrays, rows, columns, numbers, vector)
 
 
 @lru_cache(maxsize=1024)
@@ -253,22 +283,20 @@ def _weight_tables(h: Axis, v: Axis, image: tuple[int, int, int]) -> tuple[np.nd
     return np.ascontiguousarray(rows), np.ascontiguousarray(columns), tap, np.arange(KH * KW) * C
 
 
-def depthwise_weights(x: np.ndarray, gy: np.ndarray, gw: np.ndarray, h: Axis, v: Axis) -> None:
-    """Fill gw (KH, KW, 1, C); the axes are those of the convolution of x that gave y."""
-    vector = lanes(x.dtype)
-    parts = threads(_work(x, h, v))
-    sums = empty((parts, 2, gw.size), gw.dtype)
-    numbers = (*x.shape, *gy.shape[1:3], h.start, h.stride, v.start, v.stride, _below(x, h))
+def depthwise_weights(x: np.ndarray, gy: np.ndarray, gw: np.ndarray, gb: np.ndarray | None, h: Axis, v: Axis) -> None:
+    """Fill gw (KH, KW, 1, C), and gb if any; the axes are those of the convolution."""
+    C, vector = x.shape[3], lanes(x.dtype)
+    parts = threads(_work(len(x) * C, (h,), (v,)))
+    sums = empty((parts, 2, gw.size + C), gw.dtype)
+    numbers = (*x.shape, *gy.shape[1:3], h.start, h.stride, v.start, v.stride, h.reach(1) * x.shape[2] * C)
     arrays = x.reshape(-1), gy.reshape(-1), np.zeros(vector, gw.dtype), sums
     _depthwise_weights(parts, *arrays, *_weight_tables(h, v, x.shape[1:]), numbers, vector)
-    sums[:, 0].sum(0, out=gw.reshape(-1))
+    sums[:, 0, : gw.size].sum(0, out=gw.reshape(-1))
+    if gb is not None:
+        sums[:, 0, gw.size :].sum(0, out=gb)
 
 
-def _below(x: np.ndarray, h: Axis) -> int:
-    """How far below what an output sees lies the next row."""
-    return h.reach(1) * x.shape[2] * x.shape[3]
-
-
-def _work(x: np.ndarray, h: Axis, v: Axis) -> int:
-    """The work of a convolution, for threads()."""
-    return len(x) * h.outputs * v.outputs * x.shape[3] * len(h.taps) * len(v.taps) // MACS_PER_ELEMENT
+def _work(channels: int, hs: Axes, vs: Axes) -> int:
+    """The work of a convolution of so many channels of images, for threads()."""
+    taps = [sum(axis.outputs * len(axis.taps) for axis in axes) for axes in (hs, vs)]
+    return channels * taps[0] * taps[1] // MACS_PER_ELEMENT

@@ -1,7 +1,7 @@
 """Every Numba option in one place.
 
 - ``serial``: a loop body on slices; vectorised, cached on disk.
-- ``parallel``: a body that runs once for each part of its work, on as many threads.
+- ``threaded``: a body that runs once for each part of its work, on as many threads.
 
 ``fastmath`` leaves out the flags that assume there are no NaN and no infinities, and signed zeros stay:
 kernels must give NumPy's answers for those. What remains lets LLVM reorder sums and fuse multiply-adds.
@@ -20,13 +20,13 @@ from typing import Any
 
 import numba
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 from minidl.kernels.cpu._compiling import compiling
 
-__all__ = ["PARALLEL_MIN", "fork", "parallel", "prange", "serial", "share", "threaded", "threads"]
+__all__ = ["PARALLEL_MIN", "fork", "serial", "share", "threaded", "threads"]
 
 
 def _wait_briefly() -> None:
@@ -82,19 +82,6 @@ def serial(function: Callable) -> Callable:
     return njit(function, forceinline=True, **OPTIONS)
 
 
-def parallel(function: Callable) -> Callable:
-    """Compile a driver that splits its work with prange."""
-    compiled = njit(function, fastmath=FASTMATH, cache=CACHE, parallel=True, nogil=True, error_model="numpy")
-
-    @functools.wraps(function)
-    def call(*args: Any) -> Any:
-        with _one_at_a_time:
-            return compiled(*args)
-
-    call.compiled = compiled  # type: ignore[attr-defined]
-    return call
-
-
 def _write_fork(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple) -> ir.Value:
     """Compiled ``fork``: hands the arguments of the function that it stands in, unchanged but for ``part``, to all threads.
 
@@ -137,10 +124,10 @@ def _write_fork(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple
 def fork(part: int, parts: int) -> bool:
     """True after running the enclosing function for each of the parts, if ``part`` is negative; else False at once.
 
-    It is the first statement of a function compiled by ``parallel``, and ``part`` and ``parts`` are that one's last
+    It is the first statement of a function compiled by ``threaded``, and ``part`` and ``parts`` are that one's last
     arguments. The threads are those of Numba.
     """
-    assert part >= 0  # this is the meaning for plain Python, where ``parallel`` itself calls part by part
+    assert part >= 0  # this is the meaning for plain Python, where ``threaded`` itself calls part by part
     return False
 
 

@@ -2,69 +2,191 @@
 
     y = start + a b,   y[m, n] = start[n] + sum over k of a[m, k] b[k, n]
 
-A block of a, some rows by some values of k, is copied to where it lies densely in the second-level cache; then panels of b,
-as wide as a tile and as deep as the block, are copied into the first-level cache one after the other, and multiplied by
-all rows of the block. Copying costs little, because each number is used many times, and it makes transposes free.
+Panels of b, as wide as a tile and up to 256 values of k deep, are copied one after the other to where they lie densely in the
+first-level cache, and multiplied by a block of rows of a that stays in the second-level cache. A tile reads a number
+of a at a time, from as many rows as it has, each from left to right; so rows of a are used where they lie. What lies in memory
+the other way round (y = x w^T reads w so, and gw = gy^T x reads gy) is turned on the way, a square of vectors at a time.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
+from llvmlite import ir
+from numba import types
 
-from minidl.kernels.cpu._direct import MACS_PER_ELEMENT, aligned, pack, padded, panel, panel_width
-from minidl.kernels.cpu._jit import parallel, prange, serial, threads
-from minidl.kernels.cpu._tile import WIDE, lanes
+from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._tile import (
+    _I32,
+    _I64,
+    VECTOR_BYTES,
+    WIDE,
+    Shape,
+    Tile,
+    _Code,
+    _instruction,
+    lanes,
+    tile_add,
+    tile_fma,
+    tile_start,
+    tile_store,
+)
+from minidl.kernels.cpu._vector import vectors_load, vectors_store
 from minidl.memory import empty
 
-__all__ = ["product", "work"]
+__all__ = ["NOTHING", "product"]
 
-ROWS, DEPTH = 252, 256  # of a block of a
-LINE = DEPTH + 16  # elements from row to row of a block: at a power of two, all rows would share few cache lines
+TILE = Shape(8, 2) if VECTOR_BYTES == 64 else WIDE  # batches are multiples of 8 more often than of 9
+ONE = Shape(1, 1)
+
+ROWS, DEPTH = 256, 256  # of a block of a
+GAP = 16  # elements from one row of a turned block to the next: at a power of two, all rows would share few cache lines
+MACS_PER_ELEMENT = 32  # multiply-adds that take as long as one element of an elementwise kernel, for threads()
+
+
+def _rows_code(typing, shape, first, last, step):
+    result = types.UniTuple(types.intp, shape.rows)
+
+    def write(context, builder, signature, args):
+        _, first, last, step = args
+        values = []
+        for r in range(shape.rows):
+            row = builder.add(first, _I64(r))
+            values.append(builder.mul(builder.select(builder.icmp_signed("<", row, last), row, last), step))
+        return context.make_tuple(builder, result, values)
+
+    return result(shape, types.intp, types.intp, types.intp), write
+
+
+@_instruction(_rows_code)
+def _rows(shape, first, last, step):
+    """Where rows ``first``, ``first + 1``, ... begin, one for each row of a tile; and row ``last`` where that is the end."""
+    return tuple(min(first + r, last) * step for r in range(shape.rows))
+
+
+def _turned_code(typing, x, position, step, rows, count):
+    vector = Tile(1, 1, x.dtype)
+    result = types.UniTuple(vector, vector.lanes)
+
+    def write(context, builder, signature, args):
+        code, size = _Code(vector, context, builder, signature, args), vector.lanes
+        data, mask, zero = code.data(0), code.first_lanes(args[4]), ir.Constant(code.vector, None)
+        last, values = builder.sub(args[3], _I64(1)), []
+        for i in range(size):
+            row = builder.select(builder.icmp_signed("<", _I64(i), last), _I64(i), last)
+            address = code.at(data, builder.add(args[1], builder.mul(row, args[2])))
+            values.append(code.call("llvm.masked.load.{}.p0", code.vector, address, code.size, mask, zero))
+        # Exchange the off-diagonal quarters of all 2x2 squares, then of the 4x4 squares (made of 2x2), and so on.
+        half = 1
+        while half < size:
+            upper = [size + lane - half if lane & half else lane for lane in range(size)]
+            lower = [size + lane if lane & half else lane + half for lane in range(size)]
+            for i in (i for i in range(size) if not i & half):
+                pair = values[i], values[i + half]
+                for j, pick in ((i, upper), (i + half, lower)):
+                    values[j] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_I32, size), pick))
+            half *= 2
+        return context.make_tuple(builder, result, [code.new_tile([value]) for value in values])
+
+    return result(x, types.intp, types.intp, types.intp, types.intp), write
+
+
+@_instruction(_turned_code)
+def _turned(x, position, step, rows, count):
+    """Vector i is x[position + i], x[position + step + i], ... : a square of numbers, turned.
+
+    Of its columns ``count`` are there, and of its rows ``rows``; the last of these stands for those that are not.
+    """
+    size = lanes(x.dtype)
+    values = np.zeros((size, size), x.dtype)
+    for r in range(size):
+        row = x[position + min(r, rows - 1) * step :][:count]
+        values[: row.size, r] = row
+    return tuple(values)
 
 
 @serial
-def _pack_rows(a, row_step, k_step, block, rows, depth):
-    """A block of a: block[row * LINE + k]."""
-    if k_step == 1:
-        for r in range(rows):
-            source, line = a[r * row_step :], block[r * LINE : r * LINE + depth]
-            for k in range(line.size):
-                line[k] = source[k]
+def _turn(x, step, rows, columns, y, line, lanes):
+    """y[c * line + r] = x[r * step + c]. Writes whole vectors and whole squares of them."""
+    for r in range(0, rows, lanes):
+        for c in range(0, columns, lanes):
+            vectors_store(y, c * line + r, line, lanes, _turned(x, r * step + c, step, rows - r, columns - c))
+
+
+@serial
+def _copy(x, step, rows, columns, y, line, lanes):
+    """y[r * line + c] = x[r * step + c]. Writes whole vectors."""
+    vectors = (columns + lanes - 1) // lanes
+    for r in range(rows):
+        for v in range(vectors):
+            c = v * lanes
+            vectors_store(y, r * line + c, 0, lanes, vectors_load(ONE, x, r * step + c, 0, columns - c))
+
+
+@serial
+def _tile_of(shape, a, step, panel, depth, start, add, y, y_row, m, rows, columns, lanes):
+    """y[m:, :], as many rows and columns as a tile has, = start + a panel; or added to y."""
+    places, width = _rows(shape, m, rows - 1, step), shape.vectors * lanes
+    tile, at = tile_start(shape, start), 0
+    for k in range(depth):
+        tile = tile_fma(tile, a, places, k, panel, at)
+        at += width
+    if add:
+        tile_add(tile, y, _rows(shape, m, rows - 1, y_row), rows - m, columns)
     else:
-        for k in range(depth):
-            source, column = a[k * k_step :], block[k:]
-            for r in range(rows):
-                column[r * LINE] = source[r * row_step]
+        tile_store(tile, y, _rows(shape, m, rows - 1, y_row), rows - m, columns)
 
 
-@serial
-def _blocks(a, b, start, y, line, index, position, out, sizes, steps, block, packed, first, last):
-    """Some units of y: a unit is up to ``rows`` rows by ``columns`` columns."""
-    M, K, N, rows, columns, lanes = sizes
-    a_row, a_k, b_k, b_column = steps
-    across = (N + columns - 1) // columns
-    zeros = start[start.size - WIDE.vectors * lanes :]
-    for unit in range(first, last):
-        m, left = unit // across * rows, unit % across * columns
-        right, count = min(left + columns, N), min(rows, M - m)
-        for k in range(0, K, DEPTH):
-            depth = min(DEPTH, K - k)
-            _pack_rows(a[m * a_row + k * a_k :], a_row, a_k, block, count, depth)
-            for n in range(left, right, WIDE.vectors * lanes):
-                width, used = panel_width(right - n, lanes), min(right - n, WIDE.vectors * lanes)
-                pack(b[k * b_k + n * b_column :], position[:depth], b_column, used, packed, lanes)
-                begin = start[n:] if k == 0 else zeros
-                target = y[m * N + n :]
-                panel(block, line[:count], index[:depth], packed, width, begin, target, out[:count], used, k > 0, lanes)
+@threaded
+def _product(a, a_row, a_k, b, b_k, b_column, start, y, sums, M, K, N, lanes, scratch, part, parts):
+    """y = start + a b, and sums = the sums over the rows of a; start and sums may be empty. A part is some columns, or rows."""
+    if fork(part, parts):
+        return
+    wide, y_row, share_sums = TILE.vectors * lanes, N, part == 0
+    if parts * wide <= N:
+        first, last = share((N + lanes - 1) // lanes, part, parts)
+        first, N = first * lanes, min(last * lanes, N) - first * lanes
+        b, y = b[first * b_column :], y[first:]
+        start = start[first:]
+    else:
+        first, last = share((M + TILE.rows - 1) // TILE.rows, part, parts)
+        first, M = first * TILE.rows, min(last * TILE.rows, M) - first * TILE.rows
+        a, y, sums = a[first * a_row :], y[first * N :], sums[first:]
+        share_sums = True
 
-
-@parallel
-def _blocks_parallel(a, b, start, y, line, index, position, out, sizes, steps, block, packed, units, parts):
-    for t in prange(parts):
-        first, last = t * units // parts, (t + 1) * units // parts
-        _blocks(a, b, start, y, line, index, position, out, sizes, steps, block[t], packed[t], first, last)
+    depth = (K + (K + DEPTH - 1) // DEPTH - 1) // ((K + DEPTH - 1) // DEPTH)
+    line = depth + GAP
+    group = max(DEPTH // depth, 1) * wide
+    begin, panels = scratch[part, :group], scratch[part, group : group + group * depth]
+    block = scratch[part, group + group * depth :]
+    for m in range(0, M, ROWS):
+        rows = min(ROWS, M - m)
+        for k in range(0, K, depth):
+            deep = min(depth, K - k)
+            source, step = a[m * a_row + k * a_k :], a_row
+            if a_k != 1:
+                _turn(source, a_k, deep, rows, block, line, lanes)
+                source, step = block, line
+            if share_sums and sums.size:
+                for r in range(rows):
+                    total, row = sums.dtype.type(0), source[r * step :][:deep]
+                    for i in range(row.size):
+                        total += row[i]
+                    sums[m + r] = total if k == 0 else sums[m + r] + total
+            for n in range(0, N, group):
+                columns = min(group, N - n)
+                from_b, to_y = b[k * b_k + n * b_column :], y[m * y_row + n :]
+                for c in range(0, columns, wide):
+                    used = min(wide, columns - c)
+                    if b_k == 1:
+                        _turn(from_b[c * b_column :], b_column, used, deep, panels[c * deep :], wide, lanes)
+                    else:
+                        _copy(from_b[c:], b_k, deep, used, panels[c * deep :], wide, lanes)
+                for c in range(columns):
+                    begin[c] = start[n + c] if k == 0 and start.size else 0
+                for r in range(0, rows, TILE.rows):
+                    for c in range(0, columns, wide):
+                        place = source, step, panels[c * deep :], deep, begin[c:], k > 0, to_y[c:], y_row
+                        _tile_of(TILE, *place, r, rows, columns - c, lanes)
 
 
 def _flat(a: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -73,51 +195,28 @@ def _flat(a: np.ndarray) -> tuple[np.ndarray, int, int]:
         return a.reshape(-1), a.shape[1], 1
     if a.flags.f_contiguous:
         return a.T.reshape(-1), 1, a.shape[0]
-    return _flat(np.ascontiguousarray(a))
+    return np.ascontiguousarray(a).reshape(-1), a.shape[1], 1
 
 
-@lru_cache(maxsize=256)
-def _tables(b_k: int, N: int) -> tuple[np.ndarray, ...]:
-    """Where rows of a block begin, values in a row, values of k in b, and rows of y."""
-    rows, depth = np.arange(ROWS), np.arange(DEPTH)
-    return rows * LINE, depth, depth * b_k, rows * N
+NOTHING = {np.dtype(t): np.empty(0, t) for t in "fd"}  # in place of an array that is not there
 
 
-def work(M: int, K: int, N: int) -> int:
-    """The work of a product, in elements of an elementwise kernel, as ``threads`` counts it."""
-    return M * K * N // MACS_PER_ELEMENT
-
-
-def product(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """start + a b, of matrices (M, K) and (K, N) and a row of N values (None: zeros)."""
+def product(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None, sums: np.ndarray | None = None) -> np.ndarray:
+    """start + a b, of matrices (M, K) and (K, N) and a row of N values (None: zeros); ``sums`` gets the sums of a's rows."""
     (M, K), N, dtype = a.shape, b.shape[1], a.dtype
-    vector = lanes(dtype)
-    width = WIDE.vectors * vector
-    starts = np.zeros(padded(N, vector) + width, dtype)
-    if start is not None:
-        starts[:N] = start
     y = empty((M, N), dtype)
     if y.size == 0 or K == 0:
-        y[...] = starts[:N]
+        y[...] = 0 if start is None else start
+        if sums is not None:
+            sums[...] = a.sum(1)
         return y
+    vector = lanes(dtype)
     flat_a, a_row, a_k = _flat(a)
     flat_b, b_k, b_column = _flat(b)
-    rows, columns = min(M, ROWS), -(-N // width) * width
-    parts = threads(work(M, K, N))
-    while parts > 1 and -(-M // rows) * -(-N // columns) < parts:  # make units smaller until there is one for each thread
-        if columns > width:
-            columns = -(-columns // (2 * width)) * width
-        elif rows > WIDE.rows:
-            rows = -(-rows // 2)
-        else:
-            break
-    units = -(-M // rows) * -(-N // columns)
-    parts = min(parts, units)
-    block, packed = (aligned(parts * size, dtype).reshape(parts, size) for size in (rows * LINE, DEPTH * width))
-    arguments = (flat_a, flat_b, starts, y.reshape(-1), *_tables(b_k, N))
-    sizes, steps = (M, K, N, rows, columns, vector), (a_row, a_k, b_k, b_column)
-    if parts == 1:
-        _blocks(*arguments, sizes, steps, block[0], packed[0], 0, units)
-    else:
-        _blocks_parallel(*arguments, sizes, steps, block, packed, units, parts)
+    parts = threads(M * K * N // MACS_PER_ELEMENT)
+    panels, block = 2 * DEPTH * TILE.vectors * vector, (min(M, ROWS) + vector) * (min(K, DEPTH) + GAP)
+    scratch = empty((parts, panels + block + 64), dtype)
+    start, sums = (NOTHING[dtype] if row is None else row for row in (start, sums))
+    arrays = flat_a, a_row, a_k, flat_b, b_k, b_column, np.ascontiguousarray(start), y.reshape(-1), sums
+    _product(parts, *arrays, M, K, N, vector, scratch)
     return y

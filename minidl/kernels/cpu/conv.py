@@ -161,7 +161,7 @@ def _forward(
     shape = len(x), h.outputs, v.outputs, w.shape[3]
     if algorithm == "depthwise":
         y = empty(shape, x.dtype)
-        depthwise(x, w, b, y, h, v)
+        depthwise(x, w, b, y, (h,), (v,))
         y, kept = (y, y) if follows == PLAIN else follow(y, follows)
     elif follows == POOL:
         shape = len(x), h.outputs // 2, v.outputs // 2, w.shape[3]
@@ -248,19 +248,16 @@ def _backward(
         scatter(gy, w, gx, h, v, groups)
     elif gx is not None:
         phases = [gradient_axes(size[i], w.shape[i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
-        for rows in phases[0]:
-            for columns in phases[1]:
-                if algorithm == "depthwise":
-                    depthwise(gy, w, None, gx, rows, columns)
-                else:
+        if algorithm == "depthwise":
+            depthwise(gy, w, None, gx, tuple(phases[0]), tuple(phases[1]))
+        else:
+            for rows in phases[0]:
+                for columns in phases[1]:
                     correlate(gy, w, None, gx, rows, columns, groups, transposed=True)
     if algorithm == "depthwise" and gw is not None and images is not None:
-        depthwise_weights(images, gy, gw, h, v)
-        images = gw_rest = None
-    else:
-        gw_rest = gw
-    if gw_rest is not None or gb is not None:
-        weight_gradient(gy, images, gw_rest, gb, image, h, v, groups, follows, kept)
+        depthwise_weights(images, gy, gw, gb, h, v)
+    elif gw is not None or gb is not None:
+        weight_gradient(gy, images, gw, gb, image, h, v, groups, follows, kept)
     return (
         None if gx is None else gx.transpose(0, 3, 1, 2),
         None if gw is None else gw.transpose(3, 2, 0, 1),

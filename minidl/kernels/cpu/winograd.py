@@ -338,11 +338,11 @@ def _backward(inputs, outputs, gy, y, winner, follows, O, U, x, C, gx, gU, gb, g
         _read_gradients(inputs, outputs, *results, begin, end, geometry, M, o_row, o_slab, gb, scratch)
         if gU.size > 0:
             _read_inputs(inputs, x, C, begin, end, geometry, V, c_row, c_slab, scratch)
-            v, m, u = (V, tables[2], c_slab, c_row), (M, o_slab, o_width, o_row), (gU, tables[3], g_slab)
-            _products(slabs, v, m, u, end - begin, c_row, o_row, ADD)
+            tiles_in, tiles_out = (V, tables[2], c_slab, c_row), (M, o_slab, o_width, o_row)
+            _products(slabs, tiles_in, tiles_out, (gU, tables[3], g_slab), end - begin, c_row, o_row, ADD)
         if gx.size > 0:
-            m, u, v = (M, tables[1], o_slab, NEXT), (U, u_slab, O * c_width, c_width), (V, tables[0], c_slab)
-            _products(slabs, m, u, v, O, end - begin, c_row, WRITE)
+            weights = (U, u_slab, O * c_width, c_width)
+            _products(slabs, (M, tables[1], o_slab, NEXT), weights, (V, tables[0], c_slab), O, end - begin, c_row, WRITE)
             touched = (end - 1) // tiles + 1
             gx[cleared * size : touched * size] = 0
             cleared = touched
