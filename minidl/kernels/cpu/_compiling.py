@@ -44,7 +44,7 @@ class Compiling(Listener):
             if not event.data["dispatcher"].py_func.__module__.startswith("minidl."):
                 return  # the user's own
             self._since, self._collects = perf_counter(), gc.isenabled()
-            gc.disable()  # it would look through Numba's many objects again and again, for a tenth of the time
+            gc.disable()  # it would look through Numba's many objects again and again, for 7 % of the time
         self._depth += 1
         if not self.told and self.seconds + perf_counter() - self._since > NOTICEABLE:
             self.told = True

@@ -157,7 +157,7 @@ def _product(a, a_row, a_k, b, b_k, b_column, start, y, sums, M, K, N, lanes, sc
     line = depth + GAP
     group = max(DEPTH // depth, 1) * wide
     begin, panels = scratch[part, :group], scratch[part, group : group + group * depth]
-    block = scratch[part, group + group * depth :]
+    block = scratch[part, group + group * depth + wide * lanes :]  # turned panels end with a whole square of vectors
     for m in range(0, M, ROWS):
         rows = min(ROWS, M - m)
         for k in range(0, K, depth):
@@ -214,7 +214,7 @@ def product(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None, sums:
     flat_a, a_row, a_k = _flat(a)
     flat_b, b_k, b_column = _flat(b)
     parts = threads(M * K * N // MACS_PER_ELEMENT)
-    panels, block = 2 * DEPTH * TILE.vectors * vector, (min(M, ROWS) + vector) * (min(K, DEPTH) + GAP)
+    panels, block = (2 * DEPTH + vector) * TILE.vectors * vector, (min(M, ROWS) + vector) * (min(K, DEPTH) + GAP)
     scratch = empty((parts, panels + block + 64), dtype)
     start, sums = (NOTHING[dtype] if row is None else row for row in (start, sums))
     arrays = flat_a, a_row, a_k, flat_b, b_k, b_column, np.ascontiguousarray(start), y.reshape(-1), sums
