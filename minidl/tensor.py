@@ -592,7 +592,8 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             if edge in own:
                 kernels_for(g).add_to(grads[edge], g)
             elif edge in grads:
-                grads[edge] = kernels_for(g).add(grads[edge], g)
+                total = kernels_for(g).add(grads[edge], g)
+                grads[edge] = np.asarray(total) if isinstance(total, np.generic) else total
                 own.add(edge)
             else:
                 grads[edge] = g

@@ -54,7 +54,7 @@ def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def add_to(a: np.ndarray, b: np.ndarray) -> None:
-    """a += b."""
+    """a += b, for an array a."""
     if not _alike(a, b):
         a += b
     else:

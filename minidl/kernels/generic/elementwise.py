@@ -15,7 +15,7 @@ def add(a: Array, b: Array) -> Array:
 
 
 def add_to(a: Array, b: Array) -> None:
-    """a += b."""
+    """a += b, for an array a."""
     a += b
 
 
