@@ -592,8 +592,7 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             if edge in own:
                 kernels_for(g).add_to(grads[edge], g)
             elif edge in grads:
-                total = kernels_for(g).add(grads[edge], g)
-                grads[edge] = np.asarray(total) if isinstance(total, np.generic) else total
+                grads[edge] = kernels_for(g).add(grads[edge], g)[...]  # NumPy makes 0-d sums scalars; this, arrays again
                 own.add(edge)
             else:
                 grads[edge] = g

@@ -41,7 +41,7 @@ class Compiling(Listener):
     def on_start(self, event: Event) -> None:
         """A function, or one that it calls, is going to be compiled."""
         if self._depth == 0:
-            if not event.data["dispatcher"].py_func.__module__.startswith("minidl."):
+            if not str(event.data["dispatcher"].py_func.__module__).startswith("minidl."):
                 return  # the user's own
             self._since, self._collects = perf_counter(), gc.isenabled()
             gc.disable()  # it would look through Numba's many objects again and again, for 7 % of the time
