@@ -170,31 +170,40 @@ def mlp(nn: Any) -> Any:
     return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-def resnet20(nn: Any) -> Any:
-    """ResNet-20 for 32 x 32 x 3 (He et al., 2015, section 4.2), with 1x1 convolutions where a block changes the shape."""
+def residual(nn: Any, main: Any, shortcut: Any) -> Any:
+    """max(main(x) + shortcut(x), 0): minidl's own module for it, and what one writes in the other frameworks."""
+    if hasattr(nn, "Residual"):
+        return nn.Residual(main, shortcut)
 
     class Block(nn.Module):
-        def __init__(self, c: int, o: int, stride: int) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self.main = nn.Sequential(
-                nn.Conv2d(c, o, 3, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(o),
-                nn.ReLU(),
-                nn.Conv2d(o, o, 3, padding=1, bias=False),
-                nn.BatchNorm2d(o),
-            )
-            self.relu = nn.ReLU()
-            same = c == o and stride == 1
-            self.shortcut = (
-                nn.Identity() if same else nn.Sequential(nn.Conv2d(c, o, 1, stride=stride, bias=False), nn.BatchNorm2d(o))
-            )
+            self.main, self.shortcut, self.relu = main, shortcut, nn.ReLU()
 
         def forward(self, x: Any) -> Any:
             return self.relu(self.main(x) + self.shortcut(x))
 
+    return Block()
+
+
+def resnet20(nn: Any) -> Any:
+    """ResNet-20 for 32 x 32 x 3 (He et al., 2015, section 4.2), with 1x1 convolutions where a block changes the shape."""
+
+    def block(c: int, o: int, stride: int) -> Any:
+        main = nn.Sequential(
+            nn.Conv2d(c, o, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(o),
+            nn.ReLU(),
+            nn.Conv2d(o, o, 3, padding=1, bias=False),
+            nn.BatchNorm2d(o),
+        )
+        if c == o and stride == 1:
+            return residual(nn, main, nn.Identity())
+        return residual(nn, main, nn.Sequential(nn.Conv2d(c, o, 1, stride=stride, bias=False), nn.BatchNorm2d(o)))
+
     layers = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     for c, o, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
-        layers += [Block(c, o, stride), Block(o, o, 1), Block(o, o, 1)]
+        layers += [block(c, o, stride), block(o, o, 1), block(o, o, 1)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 

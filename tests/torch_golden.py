@@ -79,8 +79,8 @@ def torch_function(name: str) -> Any:
         "batch_norm": lambda x, running_mean=None, running_var=None, *a, **k: F.batch_norm(
             x, running_mean, running_var, *a, **k
         ),
-        "batch_norm_relu": lambda x, running_mean=None, running_var=None, *a, **k: F.relu(
-            F.batch_norm(x, running_mean, running_var, *a, **k)
+        "batch_norm_relu": lambda x, running_mean=None, running_var=None, *a, residual=0.0, **k: F.relu(
+            F.batch_norm(x, running_mean, running_var, *a[:5], **k) + (a[5] if len(a) > 5 else residual)
         ),
         "layer_norm": lambda x, normalized_shape, *a, **k: F.layer_norm(x, np.atleast_1d(normalized_shape).tolist(), *a, **k),
         "im2col": F.unfold,

@@ -41,6 +41,7 @@ from minidl.nn.pooling import (
     GlobalMaxPool2d,
     MaxPool2d,
 )
+from minidl.nn.residual import Residual
 from minidl.nn.shape import Flatten, Unflatten
 from minidl.nn.summary import LayerSummary, Summary, summary
 from minidl.nn.upsample import Upsample
@@ -87,6 +88,7 @@ __all__ = [
     "NLLLoss",
     "Parameter",
     "ReLU",
+    "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",

@@ -123,11 +123,13 @@ class Sequential(_Numbered):
     def _from_items(self, items: list[tuple[str, Module]]) -> Sequential:
         return Sequential(dict(items))
 
-    def forward(self, x: Any) -> Any:
-        """Run the modules one after the other."""
+    def forward(self, x: Any, residual: Any = None) -> Any:
+        """Run the modules one after the other; the last, a batch normalisation, adds a residual that is given, then ReLU."""
         modules, i = list(self._modules.values()), 0
         while i < len(modules):
             count, options = fused(modules, i)
+            if residual is not None and i == len(modules) - 1:
+                options["residual"] = residual
             try:
                 x = modules[i](x, **options)
             except ShapeError:

@@ -12,7 +12,7 @@ from minidl.nn.module import Module
 from minidl.nn.normalization import BatchNorm1d, BatchNorm2d
 from minidl.nn.pooling import MaxPool2d
 
-__all__ = ["fused"]
+__all__ = ["adds_residual", "fused"]
 
 
 def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
@@ -40,6 +40,19 @@ def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
         options["relu"] = True
         after += 1
     return after - i, options
+
+
+def adds_residual(main: Any) -> bool:
+    """Whether the Sequential ``main`` can add a residual and apply ReLU in a batch normalisation at its end.
+
+    A normalisation that the convolution before it takes along cannot. Nobody may ask for the result before the sum.
+    """
+    modules = list(main)
+    last = len(modules) - 1
+    quiet = not (state.watchers or main._hooks or main._pre_hooks)
+    if not quiet or not any(_plain(modules, last, kind) for kind in (BatchNorm1d, BatchNorm2d)):
+        return False
+    return not (last > 0 and type(modules[last - 1]) is Conv2d and _fixed(modules[last], modules[last - 1]))
 
 
 def _plain(modules: Sequence[Module], i: int, kind: type[Module]) -> bool:

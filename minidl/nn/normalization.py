@@ -96,18 +96,22 @@ class _BatchNorm(_Running):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
-    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """Normalise with the batch's statistics in training, with the running ones in evaluation; then ReLU if asked for."""
+    def forward(self, x: Tensor, relu: bool = False, residual: Tensor | None = None) -> Tensor:
+        """Normalise with the batch's statistics in training, with the running ones in evaluation.
+
+        ReLU follows if asked for; so does, if there is a residual, the sum with it and ReLU.
+        """
         self._check(x)
         collecting = self.training and self.running_mean is not None
         momentum = self.momentum
         if momentum is None:  # the plain average of all batches so far
             momentum = 1.0 / (self.num_batches_tracked.item() + 1) if collecting else 0.0
         of_batch = self.training or self.running_mean is None
-        normalise = F.batch_norm_relu if relu else F.batch_norm
-        y = normalise(
-            x, self.running_mean, self.running_var, self.weight, self.bias, training=of_batch, momentum=momentum, eps=self.eps
-        )
+        vectors = self.running_mean, self.running_var, self.weight, self.bias
+        if relu or residual is not None:
+            y = F.batch_norm_relu(x, *vectors, training=of_batch, momentum=momentum, eps=self.eps, residual=residual)
+        else:
+            y = F.batch_norm(x, *vectors, training=of_batch, momentum=momentum, eps=self.eps)
         if collecting:
             self.num_batches_tracked.data = self.num_batches_tracked._array + 1
         return y

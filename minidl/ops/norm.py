@@ -77,7 +77,7 @@ def _column(p: Any, x: np.ndarray) -> Any:
 
 
 class BatchNorm(Function):
-    """Normalise each channel over the batch, or with given statistics; ``relu`` applies ReLU as well."""
+    """Normalise each channel over the batch, or with given statistics; then add a residual, then apply ReLU, if asked to."""
 
     @staticmethod
     def forward(
@@ -87,28 +87,30 @@ class BatchNorm(Function):
         running_var: Array | None,
         weight: Array | None,
         bias: Array | None,
-        training: bool,
-        eps: float,
+        residual: Array | None = None,
+        training: bool = False,
+        eps: float = 0.0,
         relu: bool = False,
     ) -> tuple:
         given = (None, None) if training else (running_mean, running_var)
-        y, mean, var = kernels_for(x).batch_norm_forward(x, weight, bias, eps, *given, relu=relu)
+        y, mean, var = kernels_for(x).batch_norm_forward(x, weight, bias, eps, *given, relu=relu, residual=residual)
         ctx.eps, ctx.given, ctx.relu = eps, not training, relu
-        ctx.save(x, mean, var, weight, bias if relu else None)
+        alone = residual is None  # then backward computes y again rather than keep it
+        ctx.save(x, mean, var, weight, bias if relu and alone else None, None if alone else y)
         return y, mean, var
 
     @staticmethod
     def backward(ctx: Any, gy: Array) -> tuple:
-        x, mean, var, weight, bias = ctx.saved
+        x, mean, var, weight, bias, y = ctx.saved
         needs = ctx.needs[0], ctx.needs[3], ctx.needs[4]
-        gx, gw, gb = kernels_for(x).batch_norm_backward(
-            gy, x, mean, var, weight, ctx.eps, ctx.given, needs, relu=ctx.relu, bias=bias
+        gx, gw, gb, gr = kernels_for(x).batch_norm_backward(
+            gy, x, mean, var, weight, ctx.eps, ctx.given, needs, relu=ctx.relu, bias=bias, y=y
         )
-        return gx, None, None, gw, gb
+        return gx, None, None, gw, gb, gr if ctx.needs[5] else None
 
 
 class BatchNormRelu(BatchNorm):
-    """Batch norm with ``relu``: ReLU costs nothing, since neither its input nor its result is read again."""
+    """Batch norm with ``relu``, which costs nothing: it is applied to what is written anyway."""
 
 
 def _batch_samples(draw: Draw) -> list[Sample]:
@@ -217,10 +219,21 @@ def batch_norm(
 
 
 def _batch_norm(
-    name: str, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+    name: str,
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    residual: Any = None,
 ) -> Tensor:
     """``batch_norm`` or ``batch_norm_relu``."""
     x = _images(name, x, 2)
+    residual = _vector(name, "residual", residual, x.shape, "that of x")
+    same_dtype(name, x=x, residual=residual)
     _running(name, running_mean, running_var, training)
     if not training and running_mean is None:
         raise ArgumentError.of(name, "running_mean and running_var when not training", "None")
@@ -230,9 +243,9 @@ def _batch_norm(
     if training and n == 1:
         raise ShapeError.of(name, "more than one value per channel in training", f"shape {x.shape}", "Use a larger batch.")
     if name == "batch_norm":
-        y, mean, var = BatchNorm.apply(x, *vectors, training=bool(training), eps=eps)
+        y, mean, var = BatchNorm.apply(x, *vectors, None, training=bool(training), eps=eps)
     else:
-        y, mean, var = BatchNormRelu.apply(x, *vectors, training=bool(training), eps=eps, relu=True)
+        y, mean, var = BatchNormRelu.apply(x, *vectors, residual, training=bool(training), eps=eps, relu=True)
     if training and n > 1:
         _update(running_mean, mean._array, momentum)
         _update(running_var, var._array * (n / (n - 1)), momentum)
@@ -249,6 +262,11 @@ def _batch_relu_samples(draw: Draw) -> list[Sample]:
     def bias() -> np.ndarray:
         return draw.uniform(3, low=-0.05, high=0.05)
 
+    def added(name: str, shape: tuple[int, ...], training: bool, *stats: Any) -> Sample:
+        residual = 20 * draw.away(*shape, gap=0.5)  # decides the sign of y
+        vectors = draw.positive(3), draw.normal(3)
+        return Sample(draw.normal(*shape), *stats, *vectors, training, 0.1, 1e-5, residual, grad=(0, 3, 4, 8), name=name)
+
     stats = bias(), draw.positive(3)
     return [
         Sample(images(3, 3), None, None, draw.positive(3), bias(), True, name="features"),
@@ -257,12 +275,20 @@ def _batch_relu_samples(draw: Draw) -> list[Sample]:
         Sample(images(1, 3, 2, 2), *stats, -draw.positive(3), bias(), grad=(0, 3, 4), name="running"),
         Sample(images(2, 3), *stats, draw.positive(3), None, False, 0.3, 1e-3, grad=(0, 3), name="running arguments"),
         Sample(draw.normal(0, 3, 2, 2), None, None, draw.positive(3), training=True, name="empty"),
+        added("residual", (6, 3), True, None, None),
+        added("residual images", (2, 3, 3, 5), True, None, None),
+        added("residual, running", (2, 3, 2, 2), False, *stats),
     ]
+
+
+def _batch_relu_oracle(x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+    *args, residual = args if len(args) > 7 else (*args, 0.0)
+    return np.maximum(_batch_oracle(x, *args, **kwargs) + residual, 0)
 
 
 @op(
     samples=_batch_relu_samples,
-    oracle=lambda *args, **kwargs: np.maximum(_batch_oracle(*args, **kwargs), 0),
+    oracle=_batch_relu_oracle,
     flops=lambda y, x, *vectors, training, eps, relu: (9 if training else 4) * x.size,
     errors=lambda draw: [
         ErrorSample(ShapeError, r"batch_norm_relu: expected x of shape \(N, C, ...\)", np.ones(3), training=True),
@@ -270,6 +296,14 @@ def _batch_relu_samples(draw: Draw) -> list[Sample]:
         ErrorSample(ArgumentError, "running_mean and running_var when not training, got None", draw.normal(5, 3)),
         ErrorSample(DtypeError, "running_mean as a tensor", draw.normal(5, 3), [0.0] * 3, [1.0] * 3, training=True),
         ErrorSample(ArgumentError, "eps within 0 to inf, got -1", draw.normal(5, 3), training=True, eps=-1),
+        ErrorSample(
+            ShapeError,
+            r"residual of shape \(5, 3\), that of x, got shape \(3,\)",
+            draw.normal(5, 3),
+            training=True,
+            residual=np.ones(3),
+        ),
+        ErrorSample(DtypeError, "one dtype", draw.normal(5, 3), training=True, residual=Tensor(np.ones((5, 3), np.float32))),
     ],
 )
 def batch_norm_relu(
@@ -281,20 +315,21 @@ def batch_norm_relu(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    residual: Any = None,
 ) -> Tensor:
-    """Batch norm and ReLU in one pass over memory.
+    """Batch norm, the sum with a residual if there is one, and ReLU, in one pass over memory.
 
     Formula:
-        y = max(batch_norm(x), 0)
+        y = max(batch_norm(x) + residual, 0)
     Shape:
-        as for ``batch_norm``.
+        as for ``batch_norm``; residual as x, or None.
     Gradient:
-        That of ``batch_norm``, of dL/dy where y > 0, else 0. Whether it is above 0 is computed again from x, so that
-        nothing but x is kept.
+        That of ``batch_norm``, of g = dL/dy where y > 0, else 0; dL/dresidual = g. Without a residual, whether y is
+        above 0 is computed again from x, so that nothing but x is kept.
     Notes:
         As for ``batch_norm`` and ``relu``.
     Raises:
-        ShapeError: as for ``batch_norm``.
+        ShapeError: as for ``batch_norm``; a residual of another shape than x.
         ArgumentError: as for ``batch_norm``.
         DtypeError: as for ``batch_norm``.
         GraphError: as for ``batch_norm``.
@@ -304,7 +339,7 @@ def batch_norm_relu(
     array([[0., 0.],
            [1., 1.]], dtype=float32)
     """
-    return _batch_norm("batch_norm_relu", x, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _batch_norm("batch_norm_relu", x, running_mean, running_var, weight, bias, training, momentum, eps, residual)
 
 
 # ---------------------------------------------------------------- group norm and instance norm
@@ -491,7 +526,7 @@ def instance_norm(
     )
     eps, momentum = number(name, "eps", eps, low=0), number(name, "momentum", momentum)
     if not use_input_stats:
-        return BatchNorm.apply(x, mean, var, weight, bias, training=False, eps=eps)[0]
+        return BatchNorm.apply(x, mean, var, weight, bias, None, training=False, eps=eps)[0]
     n = math.prod(x.shape[2:])
     if n == 1:
         raise ShapeError.of(name, "more than one position per channel", f"shape {x.shape}")

@@ -12,6 +12,9 @@ summed in the precision of x over ``RUN`` rows, then in float64.
 Batch norm may apply ReLU too, by ``vectors_pass``: y passes where not y + off <= 0, and ``off`` is 0 or, without ReLU,
 NaN, with which everything passes. Backward computes y again rather than read it, to see where gy passes; without ReLU
 it gets a bias of NaN, to the same effect.
+
+It may add a residual too, before ReLU: y = max(batch norm + r, 0). Then backward reads y, and writes gy where it passes,
+which is the gradient of r, on its way to the sums. Without a residual r and y are empty.
 """
 
 from __future__ import annotations
@@ -126,8 +129,8 @@ def _join(total, shift, M, mean, var):
 
 
 @serial
-def _apply(x, center, scale, bias, off, y, V):
-    """y = (x - center) * scale + bias, and ReLU."""
+def _apply(x, center, scale, bias, off, r, y, V):
+    """y = (x - center) * scale + bias + r, and ReLU."""
     L = center.size
     rows = x.size // L
     for first in range((rows - 1) // RUN * RUN, -1, -RUN):  # backwards: what was summed last is still in the cache
@@ -140,17 +143,22 @@ def _apply(x, center, scale, bias, off, y, V):
             for i in range(first, last):
                 x0, x1, x2, x3 = vectors_load(FOUR, x, i * L + c, V, V)
                 x0, x1, x2, x3 = (x0 - h0) * w0 + b0, (x1 - h1) * w1 + b1, (x2 - h2) * w2 + b2, (x3 - h3) * w3 + b3
+                if r.size > 0:
+                    r0, r1, r2, r3 = vectors_load(FOUR, r, i * L + c, V, V)
+                    x0, x1, x2, x3 = x0 + r0, x1 + r1, x2 + r2, x3 + r3
                 passed = vectors_pass((x0, x1, x2, x3), (off + x0, off + x1, off + x2, off + x3))
                 vectors_store(y, i * L + c, V, V, passed)
     zero = x.dtype.type(0)
-    rest, o = x[rows * L :], y[rows * L :]
+    rest, add, o = x[rows * L :], r[rows * L :], y[rows * L :]
     for k in range(rest.size):
         v = (rest[k] - center[k]) * scale[k] + bias[k]
+        if add.size > 0:
+            v += add[k]
         o[k] = zero if v + off <= zero else v
 
 
 @threaded
-def _forward(x, weight, bias, eps, given, off, mean, var, y, sums, V, stage, part, parts):
+def _forward(x, r, weight, bias, eps, given, off, mean, var, y, sums, V, stage, part, parts):
     """Fill y, and mean and var (B, G) unless given; bias is a long row.
 
     ``sums`` holds s and q: of the piece that each thread is at (parts, 2, L), or of each thread's share (B, 2, parts L).
@@ -178,15 +186,18 @@ def _forward(x, weight, bias, eps, given, off, mean, var, y, sums, V, stage, par
                 m, v = own[0], own[1]
             _join(sums[j] if sums.shape[2] == C else _fold(sums[j], total), shift, M, m, v)
         _coefficients(m, v, weight, eps, center, scale)
-        _apply(xs, center, scale, bias, off, y[i, low * C : high * C], V)
+        _apply(xs, center, scale, bias, off, r[i, low * C : high * C], y[i, low * C : high * C], V)
 
 
 # ---------------------------------------------------------------- backward
 
 
 @serial
-def _grad_sums(gy, x, center, scale, bias, s, q, a, b, V):
-    """s = sum of gy and q = sum of gy * (x - center), where ReLU passes gy; a and b are scratch."""
+def _grad_sums(gy, x, y, gr, center, scale, bias, s, q, a, b, V):
+    """s = sum of gy and q = sum of gy * (x - center), where ReLU passes gy; a and b are scratch.
+
+    With y, ReLU's result, the gy that pass are written to gr.
+    """
     L = center.size
     s[:] = 0
     q[:] = 0
@@ -203,7 +214,12 @@ def _grad_sums(gy, x, center, scale, bias, s, q, a, b, V):
                 d0, d1, d2, d3 = vectors_load(FOUR, x, i * L + c, V, V)
                 d0, d1, d2, d3 = d0 - h0, d1 - h1, d2 - h2, d3 - h3
                 g = vectors_load(FOUR, gy, i * L + c, V, V)
-                g0, g1, g2, g3 = vectors_pass(g, (d0 * w0 + b0, d1 * w1 + b1, d2 * w2 + b2, d3 * w3 + b3))
+                if y.size > 0:
+                    passed = vectors_pass(g, vectors_load(FOUR, y, i * L + c, V, V))
+                    vectors_store(gr, i * L + c, V, V, passed)
+                else:
+                    passed = vectors_pass(g, (d0 * w0 + b0, d1 * w1 + b1, d2 * w2 + b2, d3 * w3 + b3))
+                g0, g1, g2, g3 = passed
                 s0, s1, s2, s3 = s0 + g0, s1 + g1, s2 + g2, s3 + g3
                 q0, q1, q2, q3 = q0 + g0 * d0, q1 + g1 * d1, q2 + g2 * d2, q3 + g3 * d3
             vectors_store(a, c, V, V, (s0, s1, s2, s3))
@@ -212,10 +228,14 @@ def _grad_sums(gy, x, center, scale, bias, s, q, a, b, V):
             s[k] += a[k]
             q[k] += b[k]
     zero = x.dtype.type(0)
-    rest, grad = x[rows * L :], gy[rows * L :]
+    rest, grad, results, passes = x[rows * L :], gy[rows * L :], y[rows * L :], gr[rows * L :]
     for k in range(rest.size):
         d = rest[k] - center[k]
-        g = zero if d * scale[k] + bias[k] <= zero else grad[k]
+        if results.size > 0:
+            g = zero if results[k] <= zero else grad[k]
+            passes[k] = g
+        else:
+            g = zero if d * scale[k] + bias[k] <= zero else grad[k]
         s[k] += g
         q[k] += g * d
 
@@ -274,7 +294,7 @@ def _grad_apply(gy, x, center, scale, bias, given, slope, offset, gx, V):
 
 
 @threaded
-def _backward(gy, x, mean, var, weight, bias, eps, given, want_gx, gx, gw, gb, sums, V, stage, part, parts):
+def _backward(gy, x, y, gr, mean, var, weight, bias, eps, given, want_gx, gx, gw, gb, sums, V, stage, part, parts):
     """Fill gx, and gw[part] and gb[part] (float64) grow; ``sums`` is as in ``_forward``."""
     if fork(part, parts):
         return
@@ -290,12 +310,15 @@ def _backward(gy, x, mean, var, weight, bias, eps, given, want_gx, gx, gw, gb, s
         gs, xs, s, q = gy[i, low * C : high * C], x[i, low * C : high * C], sums[j, 0, begin:end], sums[j, 1, begin:end]
         _coefficients(mean[i], var[i], weight, eps, center, scale)
         if stage != APPLY:
-            _grad_sums(gs, xs, center, scale, bias, s, q, rows[4], rows[5], V)
+            ys, passes = y[i, low * C : high * C], gr[i, low * C : high * C]
+            _grad_sums(gs, xs, ys, passes, center, scale, bias, s, q, rows[4], rows[5], V)
         if stage == SUMS:
             continue
         of_channels = sums[j] if sums.shape[2] == C else _fold(sums[j], total)
         _grad_coefficients(of_channels, M, var[i], weight, eps, slope, offset, gw[part], gb[part])
         if want_gx:
+            if gr.size > 0:
+                gs = gr[i, low * C : high * C]
             _grad_apply(gs, xs, center, scale, bias, given, slope, offset, gx[i, low * C : high * C], V)
 
 
@@ -392,7 +415,14 @@ def _stages(B: int, parts: int, L: int) -> tuple[tuple[int, ...], np.ndarray]:
     return (SUMS, APPLY), np.empty((B, 2, parts * L))
 
 
-def _run_forward(x: np.ndarray, mean, var, weight, bias, eps: float, given: bool, relu: bool) -> np.ndarray:
+def _pieces(x: np.ndarray | None, B: int, like: np.ndarray) -> np.ndarray:
+    """An (N, C, ...) array as (B, M C) pieces; pieces without elements for None."""
+    return np.empty((B, 0), like.dtype) if x is None else _channels_innermost(x).reshape(B, -1)
+
+
+def _run_forward(
+    x: np.ndarray, mean, var, weight, bias, eps: float, given: bool, relu: bool = False, residual: np.ndarray | None = None
+) -> np.ndarray:
     """Fill mean and var (B, G) unless given, and return y."""
     rows = _channels_innermost(x)
     y = empty(rows.shape, x.dtype)
@@ -407,17 +437,29 @@ def _run_forward(x: np.ndarray, mean, var, weight, bias, eps: float, given: bool
             bias = _row(bias, 0, x, -(-4 * V // C))
             stages, sums = _stages(B, parts, bias.size)
             for stage in stages[-1:] if given else stages:
-                arrays = rows.reshape(B, -1), weight, bias, eps, given, off, mean, var, y.reshape(B, -1), sums
-                _forward(parts, *arrays, V, stage)
+                images = rows.reshape(B, -1), _pieces(residual, B, x)
+                _forward(parts, *images, weight, bias, eps, given, off, mean, var, y.reshape(B, -1), sums, V, stage)
     return _like(y, x)
 
 
 def _run_backward(
-    gy: np.ndarray, x: np.ndarray, mean, var, weight, bias, eps: float, given: bool, needs: Needs, relu: bool
-) -> Grads:
+    gy: np.ndarray,
+    x: np.ndarray,
+    mean,
+    var,
+    weight,
+    bias,
+    eps: float,
+    given: bool,
+    needs: Needs,
+    relu: bool = False,
+    y: np.ndarray | None = None,
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """gx, gw, gb, and with y the gradient of the residual."""
     rows, grows = _channels_innermost(x), _channels_innermost(gy)
     (B, G), C, parts, eps = mean.shape, x.shape[1], threads(x.size), float(eps)
     gx = empty(rows.shape, x.dtype) if needs[0] else np.empty((B, G, 0), x.dtype)
+    gr = None if y is None else empty(rows.shape, x.dtype)
     gw, gb = np.zeros((parts, C)), np.zeros((parts, C))
     if x.size:
         weight = _row(weight, 1, x)
@@ -426,10 +468,12 @@ def _run_backward(
             _backward_rows(parts, *groups, eps, needs[0], gx.reshape(B, G, -1), gw, gb)
         else:
             V = lanes(x.dtype)
-            bias = _row(bias if relu else None, 0 if relu else np.nan, x, -(-4 * V // C))
+            recomputes = relu and y is None  # where ReLU passes gy; else that is read, or all of gy passes
+            bias = _row(bias if recomputes else None, 0 if recomputes else np.nan, x, -(-4 * V // C))
+            passes = np.empty((B, 0), x.dtype) if gr is None else gr.reshape(B, -1)
             stages, sums = _stages(B, parts, bias.size)
             for stage in stages:
-                arrays = grows.reshape(B, -1), rows.reshape(B, -1), mean, var, weight
+                arrays = grows.reshape(B, -1), rows.reshape(B, -1), _pieces(y, B, x), passes, mean, var, weight
                 _backward(parts, *arrays, bias, eps, given, needs[0], gx.reshape(B, -1), gw, gb, sums, V, stage)
             if stages[-1] == APPLY:
                 gw, gb = gw[:1], gb[:1]  # every thread has had the sums of all
@@ -437,6 +481,7 @@ def _run_backward(
         _like(gx, x) if needs[0] else None,
         gw.sum(0).astype(x.dtype) if needs[1] else None,
         gb.sum(0).astype(x.dtype) if needs[2] else None,
+        None if gr is None else _like(gr, x),
     )
 
 
@@ -448,13 +493,14 @@ def batch_norm_forward(
     mean: np.ndarray | None = None,
     var: np.ndarray | None = None,
     relu: bool = False,
+    residual: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y, and mean and variance (C,): those of the batch unless they are given; relu: y below 0 becomes 0."""
+    """y, and mean and variance (C,): those of the batch unless they are given; then the residual is added, then ReLU."""
     C, given = x.shape[1], mean is not None and var is not None
     if mean is None or var is None:
         mean, var = np.zeros(C, x.dtype), np.zeros(C, x.dtype)
     mean, var = np.ascontiguousarray(mean), np.ascontiguousarray(var)
-    y = _run_forward(x, mean.reshape(1, C), var.reshape(1, C), weight, bias, eps, given, relu)
+    y = _run_forward(x, mean.reshape(1, C), var.reshape(1, C), weight, bias, eps, given, relu, residual)
     return y, mean, var
 
 
@@ -469,11 +515,15 @@ def batch_norm_backward(
     needs: Needs,
     relu: bool = False,
     bias: np.ndarray | None = None,
-) -> Grads:
-    """gx, gw, gb; mean and variance are constants when they were ``given``; the bias tells where ``relu`` passes gy."""
+    y: np.ndarray | None = None,
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """gx, gw, gb and the residual's gradient; mean and variance are constants when they were ``given``.
+
+    Where ``relu`` passes gy is seen from y, which must be there if there was a residual, or else from the bias.
+    """
     C = x.shape[1]
     mean, var = np.ascontiguousarray(mean), np.ascontiguousarray(var)
-    return _run_backward(gy, x, mean.reshape(1, C), var.reshape(1, C), weight, bias, eps, given, needs, relu)
+    return _run_backward(gy, x, mean.reshape(1, C), var.reshape(1, C), weight, bias, eps, given, needs, relu, y)
 
 
 def group_norm_forward(
@@ -481,11 +531,11 @@ def group_norm_forward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """y, and mean and variance (N, groups)."""
     mean, var = np.zeros((len(x), groups), x.dtype), np.zeros((len(x), groups), x.dtype)
-    return _run_forward(x, mean, var, weight, bias, eps, False, False), mean, var
+    return _run_forward(x, mean, var, weight, bias, eps, False), mean, var
 
 
 def group_norm_backward(
     gy: np.ndarray, x: np.ndarray, mean: np.ndarray, var: np.ndarray, weight: np.ndarray | None, eps: float, needs: Needs
 ) -> Grads:
     """gx, gw, gb."""
-    return _run_backward(gy, x, mean, var, weight, None, eps, False, needs, False)
+    return _run_backward(gy, x, mean, var, weight, None, eps, False, needs)[:3]

@@ -3,7 +3,7 @@
 ``batch_norm`` takes mean and variance per channel over the whole batch, ``group_norm`` per sample over groups of
 neighbouring channels; instance norm is group norm with one channel per group, layer norm is group norm with a
 single group. x is (N, C, ...); weight and bias are (C,) or None; the variance is the biased one (divided by n).
-Batch norm may apply ReLU to y.
+Batch norm may add a residual to y, and apply ReLU to it.
 
 Gradient, for n values that share a mean and a variance, with g = gy * weight:
 gx = (g - mean(g) - xhat * mean(g * xhat)) / sqrt(var + eps), gw = sum(gy * xhat), gb = sum(gy).
@@ -59,13 +59,16 @@ def batch_norm_forward(
     mean: Array | None = None,
     var: Array | None = None,
     relu: bool = False,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """y, and mean and variance (C,): those of the batch unless they are given."""
+    """y, and mean and variance (C,): those of the batch unless they are given; then the residual is added, then ReLU."""
     if mean is None:
         moments = _moments(x, (0, *range(2, x.ndim)))
         mean, var = (m.reshape(-1) for m in moments)
     xhat = (x - _channels(mean, x)) * _channels(_inverse_std(var, eps), x)
     y = _affine(xhat, weight, bias)
+    if residual is not None:
+        y = y + residual
     return relu_forward(y) if relu else y, mean, var
 
 
@@ -80,12 +83,16 @@ def batch_norm_backward(
     needs: Needs,
     relu: bool = False,
     bias: Array | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
-    """gx, gw, gb; mean and variance are constants when they were ``given``; the bias tells where ``relu`` passes gy."""
+    y: Array | None = None,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+    """gx, gw, gb and the residual's gradient; mean and variance are constants when they were ``given``.
+
+    Where ``relu`` passes gy is seen from y, which must be there if there was a residual, or else from the bias.
+    """
     istd = _channels(_inverse_std(var, eps), x)
     xhat = (x - _channels(mean, x)) * istd
     if relu:
-        gy = relu_backward(gy, _affine(xhat, weight, bias))
+        gy = relu_backward(gy, _affine(xhat, weight, bias) if y is None else y)
     gx = None
     if needs[0]:
         g = gy if weight is None else gy * _channels(weight, x)
@@ -94,7 +101,7 @@ def batch_norm_backward(
             n = max(1, x.size // x.shape[1]) if x.size else 1
             g = g - g.sum(axes, keepdims=True) / n - xhat * ((g * xhat).sum(axes, keepdims=True) / n)
         gx = g * istd
-    return gx, *_affine_grads(gy, xhat, needs)
+    return gx, *_affine_grads(gy, xhat, needs), None if y is None else gy
 
 
 def group_norm_forward(
