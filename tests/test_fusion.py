@@ -490,6 +490,65 @@ def test_norm_takes_relu_along(kind, shape, options, training):
         assert state["0.num_batches_tracked"] == 2 * training
 
 
+def with_shortcut(kind=nn.BatchNorm2d, change=True, **options):
+    """A block with one convolution on the way and one on the shortcut, or none."""
+    main = nn.Sequential(nn.Conv2d(3, 5 if change else 3, 3, padding=1, rng=0), kind(5 if change else 3, **options))
+    return nn.Residual(main, nn.Conv2d(3, 5, 1, rng=1) if change else None)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"track_running_stats": False}, {"change": False}])
+@pytest.mark.parametrize("dtype", "fd")
+def test_norm_adds_the_residual(options, training, dtype):
+    """Results, gradients and statistics are those of the sum and ReLU behind the block's two ways."""
+    blocks = [with_shortcut(**options).to(np.dtype(dtype)).train(training) for _ in range(2)]
+    x = draw(4, 3, 6, 7, dtype=dtype)
+    for _ in range(2):
+        ran, got = step(blocks[0], x)
+        with one_by_one(blocks[1].main):
+            apart, want = step(blocks[1], x)
+        assert_close(got, want)
+    assert "batch_norm_relu" in ran
+    assert apart[:2] == ["relu", "add"]
+    assert "batch_norm_relu" not in apart
+    state = blocks[1].state_dict()
+    for name, value in blocks[0].state_dict().items():
+        np.testing.assert_allclose(value, state[name], rtol=1e-6)
+
+
+def test_residual_stays_apart_where_it_must():
+    """With a hook on the main way, a subclass of the normalisation, or where the convolution takes the normalisation along."""
+    x = md.tensor(draw(2, 3, 6, 7))
+
+    class Own(nn.BatchNorm2d):
+        pass
+
+    assert names(with_shortcut()(x))[0] == "batch_norm_relu"
+    assert names(with_shortcut(Own)(x))[0] == "relu"
+    for module in (lambda block: block.main, lambda block: block.main[1]):
+        block = with_shortcut()
+        seen = []
+        module(block).register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.numpy()))
+        assert names(block(x))[0] == "relu"
+        assert (seen[0] < 0).any()  # before the sum and ReLU
+    assert names(nn.Residual(nn.Conv2d(3, 3, 3, padding=1, rng=0))(x))[0] == "relu"
+    block = with_shortcut().eval()
+    with_graph = block(x).numpy()
+    assert quietly(block, x.numpy())[1] == ["conv2d", "conv2d", "relu"]
+    np.testing.assert_allclose(quietly(block, x.numpy())[0], with_graph, rtol=1e-5, atol=1e-6)
+
+
+def test_residual_of_another_shape():
+    joined = r"batch_norm_relu \[main.1\]: expected residual of shape \(2, 5, 6, 7\), that of x, got shape \(2, 3, 6, 7\)"
+    apart = r"Residual \[Residual\]: expected shortcut\(x\) of main\(x\)'s shape \(2, 5, 6, 7\), got shape \(2, 3, 6, 7\)"
+    for layers, message in ((2, joined), (1, apart)):
+        block = nn.Residual(nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, rng=0), nn.BatchNorm2d(5))[:layers])
+        with pytest.raises(md.ShapeError, match=message):
+            block(md.tensor(draw(2, 3, 6, 7)))
+    with pytest.raises(md.DtypeError, match="main as a Module, got int"):
+        nn.Residual(3)
+
+
 def test_training_is_the_same():
     """Ten steps of a small network, fused and one by one: the weights agree."""
     x, labels = draw(16, 3, 10, 10), np.arange(16) % 4

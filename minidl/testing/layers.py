@@ -76,6 +76,11 @@ LAYERS: list[LayerCase] = [
     ),
     LayerCase("Unfold", lambda: nn.Unfold((2, 3), padding=1, stride=2), _images()),
     LayerCase("Fold", lambda: nn.Fold((4, 5), 2), lambda draw: (draw.normal(2, 12, 12),)),
+    LayerCase(
+        "Residual",
+        lambda: nn.Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False, rng=0), nn.BatchNorm2d(4))),
+        lambda draw: (20 * draw.away(2, 4, 5, 6, gap=0.5),),  # x decides the sign of the sum
+    ),
     LayerCase("MaxPool2d", lambda: nn.MaxPool2d(2), _distinct),
     LayerCase("MaxPool2d, all arguments", lambda: nn.MaxPool2d(3, 2, 1, 2, ceil_mode=True), _distinct),
     LayerCase("AvgPool2d", lambda: nn.AvgPool2d(2), _images()),
