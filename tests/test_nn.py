@@ -113,6 +113,14 @@ def torch_layers(torch):
     def weight(*values):
         return torch.tensor(values, dtype=torch.float64)
 
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            return nn.functional.relu(self.main(x) + x)
+
     return {
         "Identity": nn.Identity,
         "Linear": lambda: nn.Linear(4, 3),
@@ -125,6 +133,7 @@ def torch_layers(torch):
         "ConvTranspose2d, all arguments": lambda: nn.ConvTranspose2d(4, 6, 3, (2, 3), 1, (1, 2), 2, False, (2, 1)),
         "Unfold": lambda: nn.Unfold((2, 3), padding=1, stride=2),
         "Fold": lambda: nn.Fold((4, 5), 2),
+        "Residual": Residual,
         "MaxPool2d": lambda: nn.MaxPool2d(2),
         "MaxPool2d, all arguments": lambda: nn.MaxPool2d(3, 2, 1, 2, ceil_mode=True),
         "AvgPool2d": lambda: nn.AvgPool2d(2),
@@ -973,7 +982,14 @@ def test_path_is_restored_after_an_error():
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("lenet5", 61_706), ("small_cnn", 34_826), ("mnist_cnn", 93_322), ("cifar_cnn", 122_570), ("image_cnn", 11_170_250)],
+    [
+        ("lenet5", 61_706),
+        ("small_cnn", 34_826),
+        ("mnist_cnn", 93_322),
+        ("cifar_cnn", 122_570),
+        ("image_cnn", 11_170_250),
+        ("resnet20", 272_474),
+    ],
 )
 def test_models(name, parameters):
     model = models.create(name, rng=0)
@@ -984,13 +1000,36 @@ def test_models(name, parameters):
 
 
 def test_models_take_options_and_refuse_unknown_ones():
-    assert set(models.MODELS) == {"lenet5", "small_cnn", "mnist_cnn", "cifar_cnn", "image_cnn"}
+    small = {"lenet5", "small_cnn", "mnist_cnn", "cifar_cnn", "image_cnn"}
+    assert set(models.MODELS) == small | {"resnet18", "resnet20", "resnet34", "resnet50"}
     model = models.create("mnist_cnn", num_classes=3, in_channels=2, rng=0)
     assert model(md.zeros(2, 2, 28, 28)).shape == (2, 3)
     with pytest.raises(ArgumentError, match=r"one of lenet5, small_cnn, .*, got 'resnet'"):
         models.create("resnet")
     with pytest.raises(ArgumentError, match="num_classes, in_channels, rng, got 'classes'"):
         models.create("lenet5", classes=3)
+
+
+def test_resnet_names_are_those_of_torchvision():
+    names = list(models.resnet50(rng=0).state_dict())
+    assert len(names) == 320
+    assert {"conv1.weight", "bn1.running_var", "layer1.0.downsample.0.weight", "layer4.2.bn3.bias", "fc.bias"} <= set(names)
+    assert "layer2.3.conv2.weight" in names
+    assert "layer1.1.downsample.0.weight" not in names
+
+
+def test_resnet_blocks_join_what_they_can():
+    """Sum and ReLU run inside the last normalisation; with a hook inside they do not, and the result is the same."""
+    block = models.resnet.BasicBlock(8, 16, 2, rng=0)
+    x = md.randn(2, 8, 6, 6, rng=0)
+    y = block(x)
+    assert y._node.name == "batch_norm_relu"
+    block.bn2.register_forward_hook(lambda *_: None)
+    apart = block(x)
+    assert apart._node.name == "relu"
+    np.testing.assert_allclose(y.numpy(), apart.numpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ArgumentError, match="one width for each stage, got 2 stages and 1 widths"):
+        models.ResNet(models.resnet.BasicBlock, [1, 1], [8])
 
 
 def test_summary_numbers():

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from minidl.errors import ArgumentError
 from minidl.models.cnn import CifarCNN, ImageCNN, MnistCNN, SmallCNN
 from minidl.models.lenet import LeNet5
+from minidl.models.resnet import ResNet, resnet18, resnet20, resnet34, resnet50
 from minidl.nn import Module
 
-__all__ = ["MODELS", "CifarCNN", "ImageCNN", "LeNet5", "MnistCNN", "ModelEntry", "SmallCNN", "create"]
+__all__ = [
+    "MODELS",
+    "CifarCNN",
+    "ImageCNN",
+    "LeNet5",
+    "MnistCNN",
+    "ModelEntry",
+    "ResNet",
+    "SmallCNN",
+    "create",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "resnet50",
+]
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model's class and the (C, H, W) of the images it is made for.
+    """A model's class, or the function that makes it, and the (C, H, W) of the images it is made for.
 
     >>> from minidl import models
     >>> models.MODELS["lenet5"].input_shape
     (1, 28, 28)
     """
 
-    build: type[Module]
+    build: Callable[..., Module]
     input_shape: tuple[int, int, int]
 
 
@@ -33,6 +49,10 @@ MODELS: dict[str, ModelEntry] = {
     "mnist_cnn": ModelEntry(MnistCNN, (1, 28, 28)),
     "cifar_cnn": ModelEntry(CifarCNN, (3, 32, 32)),
     "image_cnn": ModelEntry(ImageCNN, (3, 224, 224)),
+    "resnet20": ModelEntry(resnet20, (3, 32, 32)),
+    "resnet18": ModelEntry(resnet18, (3, 224, 224)),
+    "resnet34": ModelEntry(resnet34, (3, 224, 224)),
+    "resnet50": ModelEntry(resnet50, (3, 224, 224)),
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
-from minidl.errors import ArgumentError, DtypeError, ShapeError
-from minidl.nn.fusion import fused
+from minidl.errors import ArgumentError, DtypeError
+from minidl.nn.fusion import in_a_row
 from minidl.nn.module import Module
 from minidl.ops._arguments import integer
 
@@ -125,19 +125,7 @@ class Sequential(_Numbered):
 
     def forward(self, x: Any, residual: Any = None) -> Any:
         """Run the modules one after the other; the last, a batch normalisation, adds a residual that is given, then ReLU."""
-        modules, i = list(self._modules.values()), 0
-        while i < len(modules):
-            count, options = fused(modules, i)
-            if residual is not None and i == len(modules) - 1:
-                options["residual"] = residual
-            try:
-                x = modules[i](x, **options)
-            except ShapeError:
-                for module in modules[i : i + count] if count > 1 else ():  # for the name of the one that does not fit
-                    x = module(x)
-                raise
-            i += count
-        return x
+        return in_a_row(list(self._modules.values()), x, residual)
 
 
 class ModuleList(_Numbered):

@@ -6,13 +6,37 @@ from collections.abc import Sequence
 from typing import Any
 
 from minidl.context import state
+from minidl.errors import ShapeError
 from minidl.nn.activation import ReLU
 from minidl.nn.conv import Conv2d
 from minidl.nn.module import Module
 from minidl.nn.normalization import BatchNorm1d, BatchNorm2d
 from minidl.nn.pooling import MaxPool2d
 
-__all__ = ["adds_residual", "fused"]
+__all__ = ["adds_residual", "fused", "in_a_row"]
+
+
+_FIRST = {Conv2d, BatchNorm1d, BatchNorm2d}
+
+
+def in_a_row(modules: Sequence[Module], x: Any, residual: Any = None) -> Any:
+    """Run modules one after the other, joined where ``fused`` allows.
+
+    The last one, a batch normalisation, adds a residual that is given, then applies ReLU: ask ``adds_residual`` before.
+    """
+    i = 0
+    while i < len(modules):
+        count, options = fused(modules, i)
+        if residual is not None and i == len(modules) - 1:
+            options["residual"] = residual
+        try:
+            x = modules[i](x, **options)
+        except ShapeError:
+            for module in modules[i : i + count] if count > 1 else ():  # for the name of the one that does not fit
+                x = module(x)
+            raise
+        i += count
+    return x
 
 
 def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
@@ -24,7 +48,7 @@ def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
     """
     first, after = modules[i], i + 1
     options: dict[str, Any] = {}
-    if state.watchers or first._hooks:
+    if type(first) not in _FIRST or first._hooks or state.watchers:
         return 1, options
     if type(first) is Conv2d:
         if _plain(modules, after, BatchNorm2d) and _fixed(modules[after], first):
@@ -36,21 +60,19 @@ def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
             if _plain(modules, after, MaxPool2d) and _halves(modules[after]):
                 options["pool"] = 2
                 after += 1
-    elif type(first) in (BatchNorm1d, BatchNorm2d) and _plain(modules, after, ReLU):
+    elif _plain(modules, after, ReLU):
         options["relu"] = True
         after += 1
     return after - i, options
 
 
-def adds_residual(main: Any) -> bool:
-    """Whether the Sequential ``main`` can add a residual and apply ReLU in a batch normalisation at its end.
+def adds_residual(modules: Sequence[Module]) -> bool:
+    """Whether modules in a row end with a batch normalisation that can add a residual and apply ReLU.
 
-    A normalisation that the convolution before it takes along cannot. Nobody may ask for the result before the sum.
+    One that the convolution before it takes along cannot. Nobody may ask for the result before the sum.
     """
-    modules = list(main)
     last = len(modules) - 1
-    quiet = not (state.watchers or main._hooks or main._pre_hooks)
-    if not quiet or not any(_plain(modules, last, kind) for kind in (BatchNorm1d, BatchNorm2d)):
+    if state.watchers or not any(_plain(modules, last, kind) for kind in (BatchNorm1d, BatchNorm2d)):
         return False
     return not (last > 0 and type(modules[last - 1]) is Conv2d and _fixed(modules[last], modules[last - 1]))
 

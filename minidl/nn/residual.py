@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from minidl import functional as F
 from minidl.errors import DtypeError, ShapeError
 from minidl.nn.container import Sequential
-from minidl.nn.fusion import adds_residual
+from minidl.nn.fusion import adds_residual, in_a_row
 from minidl.nn.linear import Identity
 from minidl.nn.module import Module
 
-__all__ = ["Residual"]
+__all__ = ["Residual", "residual_sum"]
 
 
 class Residual(Module):
@@ -48,11 +49,17 @@ class Residual(Module):
 
     def forward(self, x: Any) -> Any:
         """The sum and ReLU."""
-        residual = self.shortcut(x)
-        if isinstance(self.main, Sequential) and adds_residual(self.main):
-            return self.main(x, residual=residual)
-        y = self.main(x)
-        if y.shape != residual.shape:
-            hint = "Pass a shortcut that changes the shape alike, such as a 1x1 convolution."
-            raise ShapeError.of("Residual", f"shortcut(x) of main(x)'s shape {y.shape}", f"shape {residual.shape}", hint)
-        return F.relu(y + residual)
+        main = self.main
+        joined = isinstance(main, Sequential) and not main._hooks and not main._pre_hooks
+        return residual_sum(list(main) if joined else [main], x, self.shortcut(x))
+
+
+def residual_sum(modules: Sequence[Module], x: Any, residual: Any) -> Any:
+    """max(y + residual, 0), where y is what modules in a row make of x; joined where possible."""
+    if adds_residual(modules):
+        return in_a_row(modules, x, residual)
+    y = in_a_row(modules, x)
+    if y.shape != residual.shape:
+        hint = "Pass a shortcut that changes the shape alike, such as a 1x1 convolution."
+        raise ShapeError.of("Residual", f"shortcut(x) of main(x)'s shape {y.shape}", f"shape {residual.shape}", hint)
+    return F.relu(y + residual)
