@@ -1,4 +1,4 @@
-"""``python -m benchmarks cpu [--quick]`` measures; ``python -m benchmarks report FILE.json`` renders it again."""
+"""``python -m benchmarks cpu [--quick]`` or ``gpu`` measures; ``python -m benchmarks report FILE.json`` renders it again."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     cpu = commands.add_parser("cpu", help="measure on the CPU, write JSON, Markdown and a picture to benchmarks/results/")
-    cpu.add_argument("--quick", action="store_true", help="less of everything, under two minutes: PyTorch eager alone")
-    cpu.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="names or patterns, such as cifar_cnn 'conv3-*'")
-    cpu.add_argument("--peers", nargs="+", default=[], metavar="NAME", help=f"among {', '.join(peers.PEERS)}")
-    cpu.add_argument("--threads", type=int, default=machine.usable_cores(), help="of every framework")
-    cpu.add_argument(
-        "--python", nargs="+", default=[], metavar="PEER=PATH", help="the interpreter of a peer that is installed elsewhere"
-    )
-    cpu.add_argument("--out", type=Path, help="the JSON file to write")
-    cpu.add_argument("--list", action="store_true", help="print the names of cases and peers, and stop")
+    gpu = commands.add_parser("gpu", help="the same on an NVIDIA GPU, with CuPy and PyTorch")
+    for command, names, example in ((cpu, peers.PEERS, "cifar_cnn 'conv3-*'"), (gpu, peers.GPU_PEERS, "gpu-cifar_cnn")):
+        command.add_argument("--quick", action="store_true", help="less of everything, under two minutes")
+        command.add_argument("--cases", nargs="+", default=[], metavar="NAME", help=f"names or patterns, such as {example}")
+        command.add_argument("--peers", nargs="+", default=[], metavar="NAME", help=f"among {', '.join(names)}")
+        command.add_argument("--threads", type=int, default=machine.usable_cores(), help="of every framework")
+        command.add_argument(
+            "--python", nargs="+", default=[], metavar="PEER=PATH", help="the interpreter of a peer that is installed elsewhere"
+        )
+        command.add_argument("--out", type=Path, help="the JSON file to write")
+        command.add_argument("--list", action="store_true", help="print the names of cases and peers, and stop")
     render = commands.add_parser("report", help="write the Markdown and the picture of a JSON file again")
-    render.add_argument("file", type=Path, help="a JSON file that cpu wrote")
+    render.add_argument("file", type=Path, help="a JSON file that cpu or gpu wrote")
     render.add_argument("--readme", type=Path, help="a Markdown file whose table between the marks is replaced too")
     return parser
 
@@ -38,26 +40,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; mistakes end with one line and exit code 2."""
     options = _parser().parse_args(arguments)
     try:
-        return {"cpu": _cpu, "report": _report}[options.command](options)
+        return _report(options) if options.command == "report" else _measure(options)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
 
 
-def _cpu(options: argparse.Namespace) -> int:
+def _measure(options: argparse.Namespace) -> int:
+    gpu = options.command == "gpu"
+    table = cases.GPU_CASES if gpu else cases.CASES
     if options.list:
-        for case in cases.CASES.values():
+        for case in table.values():
             print(f"{case.name:<20} {case.kind:<10} {case.title}: {', '.join(case.targets)}")
-        print(f"\npeers: {', '.join(peers.PEERS)}")
+        print(f"\npeers: {', '.join(peers.GPU_PEERS if gpu else peers.PEERS)}")
         return 0
     if not 1 <= options.threads <= machine.usable_cores():
         raise ValueError(f"--threads: expected 1 to {machine.usable_cores()}, got {options.threads}.")
-    mode = suite.QUICK if options.quick else suite.FULL
-    chosen = cases.choose(options.cases, options.quick)
-    configurations = peers.choose(options.peers, options.quick)
+    modes = (suite.GPU_FULL, suite.GPU_QUICK) if gpu else (suite.FULL, suite.QUICK)
+    mode = modes[options.quick]
+    chosen = cases.choose(options.cases, options.quick, table)
+    configurations = peers.choose(options.peers, options.quick, gpu)
     names = [case.name for case in chosen]
     ending = "-quick" if options.quick else ""
-    path = options.out or RESULTS / f"cpu-{machine.slug(options.threads)}{ending}.json"
+    path = options.out or RESULTS / f"{options.command}-{machine.slug(options.threads, mode.device)}{ending}.json"
     start = time.perf_counter()
 
     def say(text: str) -> None:
@@ -71,7 +76,7 @@ def _cpu(options: argparse.Namespace) -> int:
             run.case(case)
             for result in run.data["results"][-len(case.targets) :]:
                 say(_line(run.data, result))
-        if suite.FIRST_STEP in names:
+        if mode.first_step in names:
             say("start-up")
             run.starts()
         if set(mode.memory) & set(names):

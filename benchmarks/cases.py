@@ -207,6 +207,28 @@ def resnet20(nn: Any) -> Any:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+def resnet50(nn: Any) -> Any:
+    """ResNet-50 for 224 x 224 x 3 (He et al., 2015), with the stride in the 3x3 convolution."""
+
+    def normal(c: int, o: int, k: int, stride: int = 1, padding: int = 0) -> list[Any]:
+        return [nn.Conv2d(c, o, k, stride=stride, padding=padding, bias=False), nn.BatchNorm2d(o)]
+
+    def block(c: int, width: int, stride: int) -> Any:
+        o = 4 * width
+        main = nn.Sequential(
+            *(*normal(c, width, 1), nn.ReLU(), *normal(width, width, 3, stride, 1), nn.ReLU()), *normal(width, o, 1)
+        )
+        return residual(nn, main, nn.Identity() if c == o and stride == 1 else nn.Sequential(*normal(c, o, 1, stride)))
+
+    layers = [*normal(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    c = 64
+    for i, (count, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512))):
+        for k in range(count):
+            layers.append(block(c, width, 2 if k == 0 and i > 0 else 1))
+            c = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 1000))
+
+
 def _models() -> Iterable[Case]:
     """Training and inference, then one image at a time, then other batch sizes."""
     entries = [  # name, title, build, input, (target in training, at inference), tolerance
@@ -256,14 +278,28 @@ def _convolution(N: int, C: int, H: int, O: int, K: int, S: int = 1, P: int = 0,
     )
 
 
-def _elementwise(name: str, build: Callable[[Any], Any], passes: tuple[float, float], quick: bool = True) -> Case:
-    """An operation on activations (32, 64, 56, 56); ``passes``: how often forward and backward move x's bytes."""
-    shape = (32, 64, 56, 56)
+def _elementwise(name: str, build: Callable[[Any], Any], passes: tuple[float, float], quick: bool = True, N: int = 32) -> Case:
+    """An operation on activations (N, 64, 56, 56); ``passes``: how often forward and backward move x's bytes."""
+    shape = (N, 64, 56, 56)
     forward, backward = (Cost(bytes=int(FLOAT * n * np.prod(shape))) for n in passes)
-    title = f"{name.replace('_', ' ')}, 64 at 56x56, N=32"
+    title = f"{name.replace('_', ' ')}, 64 at 56x56, N={N}"
     return Case(
         name, title, "operation", build, shape, 0, {FORWARD: 1.0, BACKWARD: 1.0}, {FORWARD: forward, BACKWARD: backward}, quick
     )
+
+
+def _passes(N: int) -> Iterable[Case]:
+    """Operations that are bound by memory.
+
+    Least traffic, in arrays of x's size: a pool of 2x2 reads x and writes a quarter; sigmoid's gradient reads y and gy
+    and writes gx; batch norm must have read all of x before it can read it again to normalise.
+    """
+    yield _elementwise("max_pool2", lambda nn: nn.MaxPool2d(2), (1.25, 1.25), N=N)
+    yield _elementwise("max_pool3s2", lambda nn: nn.MaxPool2d(3, stride=2), (1.23, 1.23), quick=False, N=N)
+    yield _elementwise("relu", lambda nn: nn.ReLU(), (2, 3), N=N)
+    yield _elementwise("sigmoid", lambda nn: nn.Sigmoid(), (2, 3), quick=False, N=N)
+    yield _elementwise("tanh", lambda nn: nn.Tanh(), (2, 3), N=N)
+    yield _elementwise("batch_norm", lambda nn: nn.BatchNorm2d(64), (3, 5), N=N)
 
 
 def _operations() -> Iterable[Case]:
@@ -281,14 +317,7 @@ def _operations() -> Iterable[Case]:
     yield _convolution(16, 3, 224, 64, 7, 2, 3)
     yield _convolution(32, 64, 56, 256, 1)
     yield _convolution(32, 128, 28, 128, 3, 1, 1, groups=128, quick=True)
-    # Least traffic, in arrays of x's size: a pool of 2x2 reads x and writes a quarter; sigmoid's gradient reads y and gy
-    # and writes gx; batch norm must have read all of x before it can read it again to normalise.
-    yield _elementwise("max_pool2", lambda nn: nn.MaxPool2d(2), (1.25, 1.25))
-    yield _elementwise("max_pool3s2", lambda nn: nn.MaxPool2d(3, stride=2), (1.23, 1.23), quick=False)
-    yield _elementwise("relu", lambda nn: nn.ReLU(), (2, 3))
-    yield _elementwise("sigmoid", lambda nn: nn.Sigmoid(), (2, 3), quick=False)
-    yield _elementwise("tanh", lambda nn: nn.Tanh(), (2, 3))
-    yield _elementwise("batch_norm", lambda nn: nn.BatchNorm2d(64), (3, 5))
+    yield from _passes(32)
     size = FLOAT * 4096 * 1000
     yield Case(
         "softmax_ce",
@@ -315,22 +344,56 @@ def _operations() -> Iterable[Case]:
     )
 
 
+# ---------------------------------------------------------------- on a GPU
+
+
+def _gpu_models() -> Iterable[Case]:
+    """The models again; what is small enough is bound by launches, and wants a graph of them."""
+    entries = [  # name, title, build, input, classes, target in training, tolerance
+        ("mnist_cnn", "MNIST CNN", mnist_cnn, (128, 1, 28, 28), 10, 2.0, 1e-2),
+        ("cifar_cnn", "CIFAR CNN", cifar_cnn, (128, 3, 32, 32), 10, 2.0, 1e-2),
+        ("resnet20", "ResNet-20", resnet20, (128, 3, 32, 32), 10, None, 5e-2),
+        ("resnet20-1024", "ResNet-20", resnet20, (1024, 3, 32, 32), 10, 1.0, 5e-2),
+        ("resnet50", "ResNet-50", resnet50, (64, 3, 224, 224), 1000, 0.5, 1e-1),
+    ]
+    for name, title, build, shape, classes, target, tolerance in entries:
+        targets = {TRAIN: target, INFER: None}
+        yield Case(f"gpu-{name}", title, "model", build, shape, classes, targets, quick=True, tolerance=tolerance)
+
+
+def _gpu_operations() -> Iterable[Case]:
+    """Arrays of 200 MB, more than the caches of a GPU hold."""
+    convolutions = [
+        *(_convolution(256, 64, 56, 64, 3, 1, 1, quick=True), _convolution(256, 128, 28, 128, 3, 1, 1)),
+        *(_convolution(256, 256, 14, 256, 3, 1, 1), _convolution(256, 64, 56, 256, 1, quick=True)),
+        *(_convolution(128, 3, 224, 64, 7, 2, 3), _convolution(256, 128, 28, 128, 3, 1, 1, groups=128, quick=True)),
+    ]
+    for case in (*convolutions, *_passes(256)):
+        yield replace(case, name=f"gpu-{case.name}", targets=dict.fromkeys(case.targets))
+
+
 CASES: dict[str, Case] = {case.name: case for case in (*_models(), *_operations())}
+GPU_CASES: dict[str, Case] = {case.name: case for case in (*_gpu_models(), *_gpu_operations())}
 
 
-def choose(patterns: Iterable[str], quick: bool) -> list[Case]:
-    """The cases whose names match any of the patterns; those of the mode when there are none.
+def find(name: str) -> Case:
+    """A case of either table by its name."""
+    return CASES.get(name) or GPU_CASES[name]
+
+
+def choose(patterns: Iterable[str], quick: bool, table: Mapping[str, Case] = CASES) -> list[Case]:
+    """The cases of a table whose names match any of the patterns; those of the mode when there are none.
 
     Raises:
         ValueError: a pattern that matches nothing.
     """
     patterns = list(patterns)
     if not patterns:
-        return [case for case in CASES.values() if case.quick or not quick]
+        return [case for case in table.values() if case.quick or not quick]
     for pattern in patterns:
-        if not fnmatch.filter(CASES, pattern):
-            near = ", ".join(difflib.get_close_matches(pattern, CASES, 3, 0.4))
+        if not fnmatch.filter(table, pattern):
+            near = ", ".join(difflib.get_close_matches(pattern, table, 3, 0.4))
             raise ValueError(
                 f"expected names of cases, got {pattern!r}." + (f" Did you mean {near}?" if near else " See --list.")
             )
-    return [case for name, case in CASES.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    return [case for name, case in table.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]

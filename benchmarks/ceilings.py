@@ -1,4 +1,4 @@
-"""The machine's two ceilings: how fast a matrix product and a copy of memory are, on all its threads.
+"""The machine's two ceilings: how fast a matrix product and a copy of memory are, on all its threads or on its GPU.
 
 No kernel computes much more than the product or moves more than the copy, so the larger of operations / product and
 bytes / copy is the least time that a case can take. (Winograd's convolution beats it: it does fewer operations.)
@@ -24,9 +24,9 @@ COPIED = 1 << 27  # bytes per thread: more than caches hold
 REPEATS = 7
 
 
-def measure(threads: int) -> dict[str, float]:
+def measure(threads: int, device: str = "cpu") -> dict[str, float]:
     """Both ceilings, measured in a process of its own: GFLOP/s in float32, and GB/s read and written together."""
-    command = [sys.executable, "-m", "benchmarks.ceilings", str(threads)]
+    command = [sys.executable, "-m", "benchmarks.ceilings", str(threads), device]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     result = subprocess.run(command, env=environment(OURS, threads), cwd=root, check=True, capture_output=True, text=True)
     return json.loads(result.stdout)
@@ -64,6 +64,32 @@ def copy_gbs(threads: int) -> float:
     return 2 * COPIED * threads / seconds / 1e9
 
 
+def on_gpu() -> dict[str, float]:
+    """Both ceilings of a GPU, with cuBLAS in float32 proper, without TF32, and a copy from one array to another."""
+    import cupy as cp
+
+    def fastest(step: Callable[[], object]) -> float:
+        def finished() -> None:
+            for _ in range(10):
+                step()
+            cp.cuda.Device().synchronize()
+
+        finished()
+        return _fastest(finished) / 10
+
+    size = 4 * SIZE
+    a = cp.random.standard_normal((size, size), dtype=cp.float32)
+    y = cp.empty_like(a)
+    product = fastest(lambda: cp.matmul(a, a, out=y))
+    x = cp.zeros(1 << 28, cp.float32)
+    z = cp.empty_like(x)
+    copy = fastest(lambda: cp.copyto(z, x))
+    return {"product_gflops": 2 * size**3 / product / 1e9, "copy_gbs": 2 * x.nbytes / copy / 1e9}
+
+
 if __name__ == "__main__":
     count = int(sys.argv[1])
-    print(json.dumps({"product_gflops": product_gflops(count), "copy_gbs": copy_gbs(count)}))
+    if sys.argv[2] == "cuda":
+        print(json.dumps(on_gpu()))
+    else:
+        print(json.dumps({"product_gflops": product_gflops(count), "copy_gbs": copy_gbs(count)}))

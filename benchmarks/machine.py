@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from minidl.backend import cupy
+
 
 def usable_cores() -> int:
     """Cores that this process may use."""
@@ -30,9 +32,31 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe() -> dict[str, Any]:
+def gpu_name() -> str:
+    """As the maker calls the first GPU.
+
+    Raises:
+        DeviceError: no CuPy, or no GPU.
+    """
+    return cupy().cuda.runtime.getDeviceProperties(0)["name"].decode()
+
+
+def _gpu() -> dict[str, str]:
+    """The GPU and the versions of what drives it."""
+    runtime = cupy().cuda.runtime
+    driver, toolkit = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    return {"gpu": gpu_name(), "driver": _cuda_version(driver), "cuda": _cuda_version(toolkit), "cupy": cupy().__version__}
+
+
+def _cuda_version(number: int) -> str:
+    """12090 is 12.9."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
     """For the head of a report."""
     return {
+        **(_gpu() if device == "cuda" else {}),
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "system": platform.platform(),
@@ -41,10 +65,11 @@ def describe() -> dict[str, Any]:
     }
 
 
-def slug(threads: int) -> str:
-    """The machine's name for a file: ``amd-epyc-9r14-2-threads``."""
-    words = re.sub(r"\((R|TM)\)|CPU|Processor|@.*", " ", cpu_name(), flags=re.IGNORECASE)
-    return re.sub(r"[^a-z0-9]+", "-", f"{words} {threads} threads".lower()).strip("-")
+def slug(threads: int, device: str = "cpu") -> str:
+    """The machine's name for a file: ``amd-epyc-9r14-2-threads``, ``nvidia-h200``."""
+    words = gpu_name() if device == "cuda" else f"{cpu_name()} {threads} threads"
+    words = re.sub(r"\((R|TM)\)|CPU|Processor|@\S*( ?[GM]Hz)?", " ", words, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def busy_share(seconds: float = 1.0) -> float | None:

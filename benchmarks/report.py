@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import COMPILED, OURS, PEERS, PLAIN, TITLES
+from benchmarks.peers import COMPILED, GPU_PEERS, OURS, PEERS, PLAIN, TITLES
 
 Data = dict[str, Any]
 KINDS = {
@@ -33,7 +33,7 @@ def load(path: Path) -> Data:
     """
     data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict) or data.get("format") != 1:
-        raise ValueError(f"{path}: expected a file that `python -m benchmarks cpu` wrote.")
+        raise ValueError(f"{path}: expected a file that `python -m benchmarks` wrote.")
     return data
 
 
@@ -65,15 +65,20 @@ def bound_ms(data: Data, result: Data) -> float | None:
 
 
 def against_target(data: Data, result: Data) -> float | None:
-    """The ratio that a target speaks of: to the fastest that PyTorch offers, compiled or not; None without PyTorch."""
+    """The ratio that a target speaks of: to the fastest that PyTorch offers, compiled or not; None without PyTorch.
+
+    On a GPU it is eager PyTorch without TF32.
+    """
     eager, compiled = (ratio(data, result, peer) for peer in (PLAIN, COMPILED))
+    if data.get("device") == "cuda":
+        return eager
     return eager if eager is None or compiled is None else min(eager, compiled)
 
 
 def measured_peers(data: Data) -> list[str]:
     """The other frameworks of the run."""
     present = {entry["peer"] for entry in data["configurations"].values()}
-    return [peer for peer in PEERS if peer in present]
+    return [peer for peer in dict.fromkeys((*PEERS, *GPU_PEERS)) if peer in present]
 
 
 def is_busy(share: float | None) -> bool:
@@ -201,9 +206,15 @@ def _head(data: Data) -> list[str]:
     versions = {entry["peer"]: entry["version"] for entry in data["configurations"].values()}
     peers = ", ".join(f"{peer} {version}" for peer, version in versions.items() if peer != "minidl-1-thread")
     lines = [
-        f"# {where['cpu']}, {data['threads']} threads",
+        f"# {where['gpu']}" if "gpu" in where else f"# {where['cpu']}, {data['threads']} threads",
         f"{data['date']}, {data['mode']} run. {where['system']}, Python {where['python']}, {packages}. Measured: {peers}.",
     ]
+    if "gpu" in where:
+        lines.append(
+            f"Driver for CUDA {where['driver']}, CUDA {where['cuda']}, CuPy {where['cupy']}. minidl replays training steps "
+            "as a CUDA graph (minidl eager does not). All compute in float32 proper, but where a name says TF32; targets are "
+            "against eager PyTorch without TF32."
+        )
     if data["ceilings"]:
         products = " and ".join(f"{entry['product_gflops']:.0f}" for entry in data["ceilings"])
         copies = " and ".join(f"{entry['copy_gbs']:.1f}" for entry in data["ceilings"])

@@ -21,15 +21,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ceilings, machine, report
-from benchmarks.cases import CASES, TRAIN, Case
-from benchmarks.peers import CONFIGURATIONS, OURS, Configuration, environment
+from benchmarks.cases import TRAIN, Case, find
+from benchmarks.peers import OURS, Configuration, environment
 from benchmarks.peers.base import MODEL_GRADIENT
 from benchmarks.worker import ROOT, Worker, WorkerError
 
 FORMAT = 1  # of the JSON file
 CLOSE = 1e-4  # largest difference, relative to the largest value
 SLOW = 2.0  # seconds of a step, from which on three turns must do
-FIRST_STEP = "cifar_cnn"
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,15 @@ class Mode:
     seconds: float  # least length of a turn; always at least one step
     memory: tuple[str, ...]  # cases whose memory is measured
     starts: int  # times that start-up is measured
+    first_step: str = "cifar_cnn"  # the case whose first step is measured
+    device: str = "cpu"
+    lead: int = 1  # steps that are not timed, at least: a recording is made in the third
 
 
 QUICK = Mode("quick", 3, 0.03, ("cifar_cnn",), 1)
 FULL = Mode("full", 11, 0.2, ("mnist_cnn", "cifar_cnn", "image_cnn", "resnet20"), 5)
+GPU_QUICK = Mode("quick", 3, 0.05, (), 1, "gpu-cifar_cnn", "cuda", 4)
+GPU_FULL = Mode("full", 7, 0.3, (), 3, "gpu-cifar_cnn", "cuda", 4)
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:
@@ -83,12 +87,14 @@ class Suite:
     def __init__(self, mode: Mode, threads: int, interpreters: dict[str, str], say: Callable[[str], None] = print) -> None:
         self.mode, self.threads, self.interpreters, self.say = mode, threads, interpreters, say
         self.workers: dict[str, Worker] = {}
+        self.configurations: dict[str, Configuration] = {}  # those that are installed, by name
         self.data: dict[str, Any] = {
             "format": FORMAT,
             "mode": mode.name,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+            "device": mode.device,
             "threads": threads,
-            "machine": machine.describe(),
+            "machine": machine.describe(mode.device),
             "ceilings": [],
             "configurations": {},
             "absent": {},
@@ -114,6 +120,7 @@ class Suite:
                 self.data["absent"][configuration.peer] = str(error)
                 self.say(f"{configuration.peer} is not measured: {error}")
                 continue
+            self.configurations[configuration.name] = configuration
             self.data["configurations"][configuration.name] = {
                 "peer": configuration.peer,
                 "version": worker.version,
@@ -139,7 +146,7 @@ class Suite:
     def ceilings(self) -> None:
         """Measure the machine's ceilings once more, and how much of it others use."""
         busy = machine.busy_share()
-        self.data["ceilings"].append({"busy_share": busy, **ceilings.measure(self.threads)})
+        self.data["ceilings"].append({"busy_share": busy, **ceilings.measure(self.threads, self.mode.device)})
         if report.is_busy(busy):
             self.say(f"other programs take {busy:.0%} of the processor: what follows is not to be trusted")
 
@@ -194,11 +201,11 @@ class Suite:
                     worker = self.workers[name]
                     try:
                         if turn == 0:
-                            (seconds,) = worker.ask("run", measure, 1, 1)
+                            (seconds,) = worker.ask("run", measure, self.mode.lead, 1)
                             turns[name] = self.mode.rounds if seconds < SLOW else 3
                             steps[name] = min(max(1, math.ceil(self.mode.seconds / seconds)), 1000)
                         else:
-                            lead = math.ceil(steps[name] / 5) if steps[name] > 1 else 0
+                            lead = max(self.mode.lead, math.ceil(steps[name] / 5)) if steps[name] > 1 else 0
                             times[measure].setdefault(name, []).extend(worker.ask("run", measure, lead, steps[name]))
                         worker.rest()
                     except WorkerError as error:
@@ -214,8 +221,7 @@ class Suite:
         Cold means with an empty compiler cache; frameworks without one have no cold start.
         """
         seen: set[str] = set()
-        for name in self.data["configurations"]:
-            configuration = _configuration(name)
+        for name, configuration in self.configurations.items():
             if configuration.peer in seen or configuration.threads:
                 continue  # one plain configuration of each framework
             seen.add(configuration.peer)
@@ -240,7 +246,7 @@ class Suite:
 
     def first_step_seconds(self, configuration: Configuration, variables: dict[str, str]) -> float:
         """Seconds from the start of a process to the end of its first training step; data and model included."""
-        case, start = CASES[FIRST_STEP], time.perf_counter()
+        case, start = find(self.mode.first_step), time.perf_counter()
         with self.worker(configuration, **variables) as worker:
             if TRAIN not in worker.ask("prepare", case.name, case.batch):
                 raise WorkerError("it does not train")
@@ -250,19 +256,14 @@ class Suite:
     def memory(self, cases: Iterable[str]) -> None:
         """Peak memory and page faults of training steps, each in a process of its own."""
         for case in cases:
-            for name in self.data["configurations"]:
-                configuration = _configuration(name)
-                if TRAIN not in CASES[case].targets or configuration.threads:
+            for name, configuration in self.configurations.items():
+                if TRAIN not in find(case).targets or configuration.threads:
                     continue
                 try:
                     with self.worker(configuration) as worker:
                         if TRAIN not in worker.ask("prepare", case, 2):
                             continue
-                        row = worker.ask("memory", case, CASES[case].batch)
+                        row = worker.ask("memory", case, find(case).batch)
                 except WorkerError as error:
                     row = {"error": str(error)}
-                self.data["memory"].append({"case": case, "title": CASES[case].title, "configuration": name, **row})
-
-
-def _configuration(name: str) -> Configuration:
-    return next(c for c in CONFIGURATIONS if c.name == name)
+                self.data["memory"].append({"case": case, "title": find(case).title, "configuration": name, **row})

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import CASES, TRAIN, Case
+from benchmarks.cases import TRAIN, Case, find
 from benchmarks.peers import Configuration, environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,6 +134,7 @@ class _Commands:
 
     def start(self, configuration: Configuration, threads: int) -> str:
         _use_cores(threads)
+        self.together = 10 if configuration.options.get("device") == "cuda" else 1
         self.peer = configuration.make(threads)
         return self.peer.version
 
@@ -162,7 +163,7 @@ class _Commands:
         """
         if lead:
             self.task.reset()
-        return timed(self.task.measures[measure], lead, steps)
+        return timed(self.task.measures[measure], lead, steps, self.peer.wait, self.together)
 
     def memory(self, name: str, batch: int) -> dict[str, float]:
         """Bytes that training steps take at their peak beyond model and data, and page faults per step afterwards.
@@ -174,28 +175,35 @@ class _Commands:
         self.prepare(name, batch)
         step = self.task.measures[TRAIN]
         before = _restart_peak()
-        timed(step, 3, 0)
+        timed(step, 3, 0, self.peer.wait)
         peak = _peak_bytes()
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        timed(step, 0, 5)
+        timed(step, 0, 5, self.peer.wait)
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
         return {"step_bytes": peak - before, "process_bytes": peak, "faults_per_step": faults / 5}
 
 
-def timed(step: Callable[[], Any], lead: int, steps: int) -> list[float]:
-    """Run ``lead`` steps, then ``steps`` more with a clock around each."""
+def timed(step: Callable[[], Any], lead: int, steps: int, wait: Callable[[], None], together: int = 1) -> list[float]:
+    """Run ``lead`` steps, then ``steps`` more with a clock around each, or around some that run ``together``.
+
+    A GPU works while the program prepares the next step; waiting for it after each would measure something else.
+    """
     for _ in range(lead):
         step()
+    wait()
     clock, times = time.perf_counter, []
-    for _ in range(steps):
+    while len(times) < steps:
+        count = min(together, steps - len(times))
         start = clock()
-        step()
-        times.append(clock() - start)
+        for _ in range(count):
+            step()
+        wait()
+        times += [(clock() - start) / count] * count
     return times
 
 
 def _case(name: str, batch: int) -> Case:
-    return CASES[name].at_batch(batch)
+    return find(name).at_batch(batch)
 
 
 def _use_cores(threads: int) -> None:

@@ -1,6 +1,7 @@
 """The benchmark suite: what it compares, counts and writes. No time is asserted."""
 
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ from benchmarks import cases, ceilings, machine, peers, report, suite  # noqa: E
 from benchmarks.__main__ import main as benchmarks  # noqa: E402
 from benchmarks.peers import base, layers  # noqa: E402
 from benchmarks.peers.ours import Minidl  # noqa: E402
-from benchmarks.worker import Worker, WorkerError  # noqa: E402
+from benchmarks.worker import Worker, WorkerError, timed  # noqa: E402
 
 try:
     from benchmarks.peers.pytorch import Torch
@@ -176,6 +177,23 @@ def worker():
         yield worker
 
 
+def test_gpu_models_are_built_alike():
+    torch = pytest.importorskip("torch")
+    for case in cases.GPU_CASES.values():
+        if case.kind == "model":
+            ours, theirs = (sum(math.prod(p.shape) for p in case.build(space).parameters()) for space in (nn, torch.nn))
+            assert ours == theirs
+    assert sum(p.size for p in cases.resnet50(nn).parameters()) == 25_557_032
+
+
+def test_gpu_steps_are_timed_together():
+    calls = []
+    times = timed(lambda: calls.append("step"), 2, 5, lambda: calls.append("wait"), together=2)
+    assert calls == ["step", "step", "wait", "step", "step", "wait", "step", "step", "wait", "step", "wait"]
+    assert len(times) == 5
+    assert times[0] == times[1] > 0
+
+
 def test_worker_answers(worker):
     assert worker.ask("prepare", "mlp-1", 1) == [cases.INFER]
     assert worker.ask("check")["output"].shape == (1, 10)
@@ -282,7 +300,7 @@ def measured(tmp_path_factory):
         patch.setattr(peers, "CONFIGURATIONS", [*peers.CONFIGURATIONS, missing])
         patch.setattr(peers, "PEERS", [*peers.PEERS, "nowhere"])
         patch.setattr(suite, "QUICK", BRIEF)
-        patch.setattr(ceilings, "measure", lambda threads: {"product_gflops": 100.0, "copy_gbs": 10.0})
+        patch.setattr(ceilings, "measure", lambda threads, device: {"product_gflops": 100.0, "copy_gbs": 10.0})
         arguments = ["cpu", "--quick", "--cases", "mlp", "--peers", "minidl-1-thread", "nowhere", "--threads", "1"]
         assert benchmarks([*arguments, "--out", str(path)]) == 0
     return path

@@ -47,6 +47,7 @@ class Configuration:
         return getattr(importlib.import_module(f"benchmarks.peers.{module}"), name)(threads=threads, **self.options)
 
 
+# The configuration named "minidl" is what everything else is compared with; on a GPU it replays training as a graph.
 OURS = Configuration("minidl", "minidl", ("ours", "Minidl"), "minidl", cache="NUMBA_CACHE_DIR")
 TORCH = ("pytorch", "Torch")
 
@@ -76,7 +77,19 @@ CONFIGURATIONS = [
     ),
     Configuration("minidl 1 thread", "minidl-1-thread", OURS.place, "minidl", threads=1),
 ]
+CUDA = {"device": "cuda"}
+GPU_CONFIGURATIONS = [
+    Configuration("minidl", "minidl", OURS.place, "minidl", {**CUDA, "captured": True}, cache="CUPY_CACHE_DIR"),
+    Configuration("minidl eager", "minidl-eager", OURS.place, "minidl", CUDA, cache="CUPY_CACHE_DIR"),
+    Configuration("minidl tf32", "minidl-tf32", OURS.place, "minidl", {**CUDA, "captured": True, "tf32": True}),
+    Configuration("torch", "torch", TORCH, "torch", CUDA),
+    Configuration("torch channels_last", "torch", TORCH, "torch", {**CUDA, "channels_last": True}),
+    Configuration("torch tf32", "torch-tf32", TORCH, "torch", {**CUDA, "tf32": True}),
+    Configuration("torch channels_last tf32", "torch-tf32", TORCH, "torch", {**CUDA, "channels_last": True, "tf32": True}),
+    Configuration("torch-compile", "torch-compile", ("pytorch", "TorchCompile"), "torch", {**CUDA, "graphs": True}),
+]
 PEERS = list(dict.fromkeys(c.peer for c in CONFIGURATIONS if c is not OURS))
+GPU_PEERS = list(dict.fromkeys(c.peer for c in GPU_CONFIGURATIONS if c.peer != OURS.peer))
 QUICK = ["torch", "torch channels_last malloc"]  # configurations
 PLAIN, COMPILED = "torch", "torch-compile"  # PyTorch out of the box; PyTorch compiled
 TITLES = {
@@ -88,16 +101,24 @@ TITLES = {
     "mygrad": "MyGrad",
     "tinygrad": "tinygrad",
     "minidl-1-thread": "minidl on one thread",
+    "minidl-eager": "minidl eager",
+    "minidl-tf32": "minidl TF32",
+    "torch-tf32": "PyTorch TF32",
 }
 
 
-def choose(names: Iterable[str], quick: bool) -> list[Configuration]:
+def choose(names: Iterable[str], quick: bool, gpu: bool = False) -> list[Configuration]:
     """minidl, and the configurations of the named peers; those of the mode when none is named.
 
     Raises:
         ValueError: a name that is no peer.
     """
     names = list(names)
+    if gpu:
+        unknown = [name for name in names if name not in GPU_PEERS]
+        if unknown:
+            raise ValueError(f"expected peers among {', '.join(GPU_PEERS)}, got {', '.join(map(repr, unknown))}.")
+        return [c for c in GPU_CONFIGURATIONS if c.peer == OURS.peer or c.peer in (names or GPU_PEERS)]
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise ValueError(f"expected peers among {', '.join(PEERS)}, got {', '.join(map(repr, unknown))}.")
@@ -119,7 +140,7 @@ def interpreters(pairs: Iterable[str]) -> dict[str, str]:
     Raises:
         ValueError: something that is not PEER=PATH.
     """
-    table = dict.fromkeys((c.peer for c in CONFIGURATIONS), sys.executable)
+    table = dict.fromkeys((c.peer for c in (*CONFIGURATIONS, *GPU_CONFIGURATIONS)), sys.executable)
     for pair in pairs:
         peer, separator, path = pair.partition("=")
         if peer not in table or not separator or not os.access(path, os.X_OK):

@@ -28,7 +28,7 @@ from benchmarks.cases import (
 )
 
 MODEL_GRADIENT = "dL/d "  # how the names of such values begin
-STEPS_CHECKED = 2  # training steps after which losses must still agree
+STEPS_CHECKED = 2  # further steps whose losses, or movements, are compared
 
 
 class Task(Protocol):
@@ -48,6 +48,7 @@ class Peer:
 
     nn: Any
     version: str
+    losses_checked = STEPS_CHECKED  # training steps after which losses must still agree
 
     def prepare(self, case: Case) -> Task:
         """Build everything that is not timed."""
@@ -70,6 +71,13 @@ class Peer:
     def array(self, tensor: Any) -> np.ndarray:
         """The values of a tensor."""
         raise NotImplementedError
+
+    def recorded(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        """A training step as it is repeated: itself, or a recording of it."""
+        return step
+
+    def wait(self) -> None:
+        """Until the device has done what it was told."""
 
     def compiled(self, model: Any) -> Any:
         """What to call in the model's place."""
@@ -115,13 +123,15 @@ class ModelTask:
         self.first = peer.weights(self.model)
         x, t = case.inputs()
         self.x, self.t = peer.tensor(x), peer.tensor(t)
+        self.targets = list(case.targets)
         self.reset()
-        self.measures = {name: {TRAIN: self.train, INFER: self.infer}[name] for name in case.targets}
 
     def reset(self) -> None:
         """First weights, new optimizer."""
         self.peer.load(self.model, self.first)
         self.optimizer = self.peer.adam(list(self.model.parameters()))
+        steps = {TRAIN: self.peer.recorded(self.train), INFER: self.infer}
+        self.measures = {name: steps[name] for name in self.targets}
 
     def loss(self) -> Any:
         self.model.train()
@@ -145,7 +155,7 @@ class ModelTask:
         if TRAIN in self.measures:
             losses = [self.peer.array(self.train())]
             values |= {MODEL_GRADIENT + name: self.peer.array(p.grad) for name, p in self.model.named_parameters()}
-            losses += [self.peer.array(self.train()) for _ in range(STEPS_CHECKED)]
+            losses += [self.peer.array(self.measures[TRAIN]()) for _ in range(self.peer.losses_checked)]
             values["losses"] = np.array(losses)
             self.reset()
         return values

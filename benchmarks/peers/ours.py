@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,16 +12,21 @@ import numpy as np
 import minidl as md
 from benchmarks.cases import FLOAT, INFER, LEARNING_RATE, TRAIN, Case, Cost
 from benchmarks.peers.base import Peer
-from minidl import nn
+from minidl import backend, nn
 from minidl.memory import channels_last
 
 
 class Minidl(Peer):
-    """minidl as it is: no settings."""
+    """minidl as it is; on a GPU eagerly or with ``capture``, and with TF32 only where asked for."""
 
     nn = nn
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str = "cpu", captured: bool = False, tf32: bool = False) -> None:
+        self.device, self.captured = device, captured
+        if tf32:
+            md.allow_tf32(True)
+        if captured:
+            self.losses_checked = 5  # eager ones first, then the recording
         try:
             self.version = version("minidl")
         except PackageNotFoundError:  # a checkout that is not installed
@@ -43,11 +49,11 @@ class Minidl(Peer):
         """A tensor; images lie channels-last."""
         if array.ndim == 4:
             array = channels_last(array).transpose(0, 3, 1, 2)
-        return md.Tensor(array, requires_grad=grad)
+        return md.Tensor(array, requires_grad=grad, device=self.device)
 
     def array(self, tensor: Any) -> np.ndarray:
         """The values, copied: later steps reuse the memory."""
-        return np.array(tensor.numpy(), order="C")
+        return np.array(tensor.to("cpu").numpy(), order="C")
 
     def no_grad(self) -> AbstractContextManager:
         """minidl.no_grad."""
@@ -59,7 +65,7 @@ class Minidl(Peer):
 
     def parameter(self, array: np.ndarray) -> Any:
         """A Parameter."""
-        return md.Parameter(array)
+        return md.Parameter(md.Tensor(array, device=self.device))
 
     def cross_entropy(self, logits: Any, labels: Any) -> Any:
         """minidl.cross_entropy."""
@@ -74,4 +80,13 @@ class Minidl(Peer):
 
     def load(self, module: Any, weights: dict[str, np.ndarray]) -> None:
         """By state dict."""
-        module.load_state_dict(weights)
+        module.to(self.device).load_state_dict(weights)
+
+    def recorded(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        """A CUDA graph of it, where asked for."""
+        return md.capture(step) if self.captured else step
+
+    def wait(self) -> None:
+        """Until the GPU has finished."""
+        if self.device != "cpu":
+            backend.cupy().cuda.Device().synchronize()
