@@ -67,9 +67,10 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 def slug(threads: int, device: str = "cpu") -> str:
     """The machine's name for a file: ``amd-epyc-9r14-2-threads``, ``nvidia-h200``."""
-    words = gpu_name() if device == "cuda" else f"{cpu_name()} {threads} threads"
-    words = re.sub(r"\((R|TM)\)|CPU|Processor|@\S*( ?[GM]Hz)?", " ", words, flags=re.IGNORECASE)
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    name = gpu_name() if device == "cuda" else cpu_name()
+    words = re.sub(r"\((R|TM)\)|CPU|Processor|@.*", " ", name, flags=re.IGNORECASE)
+    ending = "" if device == "cuda" else f" {threads} threads"
+    return re.sub(r"[^a-z0-9]+", "-", f"{words}{ending}".lower()).strip("-")
 
 
 def busy_share(seconds: float = 1.0) -> float | None:
