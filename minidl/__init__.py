@@ -14,6 +14,7 @@ from minidl import (
 )
 from minidl.backend import default_dtype as default_dtype, use_dtype as use_dtype
 from minidl.context import (
+    allow_tf32 as allow_tf32,
     enable_grad as enable_grad,
     is_grad_enabled as is_grad_enabled,
     no_grad as no_grad,
@@ -39,6 +40,8 @@ from minidl.train import evaluate as evaluate, fit as fit, predict as predict
 
 if TYPE_CHECKING:
     from minidl import viz as viz
+
+    __version__: str
 else:
 
     def __getattr__(name: str):
@@ -46,4 +49,8 @@ else:
             import minidl.viz as viz
 
             return viz
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("minidl")
         raise AttributeError(f"module 'minidl' has no attribute {name!r}")

@@ -24,7 +24,8 @@ class Minidl(Peer):
     def __init__(self, threads: int, device: str = "cpu", captured: bool = False, tf32: bool = False) -> None:
         self.device, self.captured = device, captured
         if tf32:
-            md.allow_tf32(True)
+            self.tf32 = md.allow_tf32()
+            self.tf32.__enter__()  # for the rest of this process
         if captured:
             self.losses_checked = 5  # eager ones first, then the recording
         try:

@@ -1,0 +1,1 @@
+"""How well models learn real data: fixed recipes, in minidl and in PyTorch."""
