@@ -1,4 +1,4 @@
-"""The command line: ``minidl train``, ``predict``, ``gradcheck``, ``bench``, ``doctor``.
+"""The command line: ``minidl train``, ``predict``, ``data``, ``gradcheck``, ``bench``, ``doctor``.
 
 Each command is a file with ``add_arguments(parser)`` and ``run(options) -> exit code`` over the library.
 """
@@ -16,6 +16,7 @@ from typing import NoReturn
 COMMANDS = {
     "train": "train a CNN on handwritten digits and draw what it learnt",
     "predict": "say what a saved model sees in image files",
+    "data": "list, download and verify data sets",
     "gradcheck": "check every operation's gradient against finite differences",
     "bench": "measure speed and memory against other frameworks on this machine",
     "doctor": "show versions, threads, libraries, cache and GPU",

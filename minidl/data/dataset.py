@@ -1,7 +1,8 @@
-"""Images with labels, and their division into parts."""
+"""Examples with labels: as arrays, or as a view of some of a dataset's examples."""
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import ArgumentError, DtypeError, ShapeError
-from minidl.random import generator
 
 
 class ArrayDataset:
@@ -63,53 +63,126 @@ class ArrayDataset:
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes is not None else ""
-        return f"ArrayDataset({len(self)} images of shape {self.images.shape[1:]}, {self.images.dtype}{classes})"
+        return f"ArrayDataset({describe(len(self), self.images)}{classes})"
 
 
-def split(dataset: ArrayDataset, sizes: Sequence[float], rng: np.random.Generator | int | None = None) -> list[ArrayDataset]:
-    """Divide a dataset at random into parts in which every class has its share (stratified).
+class Subset:
+    """Some examples of a dataset, in an order of their own: a view, which reads them when they are asked for.
+
+    ``subset[i]`` is ``dataset[indices[i]]``; a slice, a list of indices or a mask gives a smaller view.
 
     Args:
-        dataset: what to divide.
-        sizes: one size per part: fractions that add up to 1, or numbers of examples that add up to ``len(dataset)``.
-        rng: a generator or a seed; the same seed gives the same parts.
-
-    Returns:
-        The parts, each in random order. Every example is in exactly one of them.
+        dataset: anything with ``len(dataset)`` and ``dataset[i]``; a Subset is looked through.
+        indices: which examples, as whole numbers from 0 to ``len(dataset) - 1``.
 
     Raises:
-        ArgumentError: sizes that do not add up, or negative ones.
+        DtypeError: indices that are no whole numbers.
+        ArgumentError: an index outside of the dataset.
 
     >>> import numpy as np
     >>> import minidl as md
-    >>> pets = md.data.ArrayDataset(np.zeros((20, 1, 4, 4)), np.arange(20) % 2, ["cat", "dog"])
-    >>> train, validation = md.data.split(pets, [0.8, 0.2], rng=0)
-    >>> np.bincount(train.labels), np.bincount(validation.labels)
-    (array([8, 8]), array([2, 2]))
+    >>> pets = md.data.ArrayDataset(np.arange(6.0)[:, None], [0, 0, 1, 1, 1, 0], ["cat", "dog"])
+    >>> dogs = md.data.Subset(pets, np.flatnonzero(pets.labels == 1))
+    >>> len(dogs), dogs[0], dogs.labels
+    (3, (array([2.]), 1), array([1, 1, 1]))
     """
-    if not isinstance(dataset, ArrayDataset):
-        raise DtypeError.of("split", "an ArrayDataset", type(dataset).__name__, "Make one: ArrayDataset(images, labels).")
-    n = len(dataset)
-    given = np.asarray(sizes)
-    if given.ndim != 1 or given.dtype.kind not in "iuf":
-        raise ArgumentError.of("split", "a list of sizes, such as [0.8, 0.2]", repr(sizes))
-    fractions = given.dtype.kind == "f"
-    whole = 1 if fractions else n
-    if not (given >= 0).all() or abs(given.sum() - whole) > 1e-6:
-        expected = f"sizes that add up to {'1 (fractions)' if fractions else f'the {n} examples'}"
-        raise ArgumentError.of("split", expected, repr(list(sizes)))
-    rng = generator(rng)
-    order = rng.permutation(n)
-    labels = dataset.labels[order]
-    # Example r of a class with m members stands at (r + 1/2) / m. In the order of these places every
-    # class runs evenly from the beginning to the end, so any cut leaves each class its share.
-    place = np.empty(n)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    order = order[np.argsort(place, kind="stable")]
-    cuts = np.rint(np.cumsum(given) * (n / whole if whole else 0)).astype(int)[:-1]
-    return [dataset[rng.permutation(part)] for part in np.split(order, cuts)]
+
+    def __init__(self, dataset: Any, indices: Any) -> None:
+        indices = np.asarray(indices)
+        if indices.size == 0:
+            indices = indices.astype(np.int64)  # an empty list has no dtype of its own
+        if indices.dtype.kind not in "iu" or indices.ndim != 1:
+            raise DtypeError.of("Subset", "indices as a list of whole numbers", f"{indices.dtype} of shape {indices.shape}")
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(dataset):
+            expected = f"indices from 0 to {len(dataset) - 1}"
+            raise ArgumentError.of("Subset", expected, f"{indices.min()} to {indices.max()}")
+        indices = indices.astype(np.int64)
+        self.dataset: Any = dataset.dataset if isinstance(dataset, Subset) else dataset
+        self.indices: np.ndarray = dataset.indices[indices] if isinstance(dataset, Subset) else indices
+        labels = getattr(dataset, "labels", None)
+        self.labels: np.ndarray | None = None if labels is None else np.asarray(labels)[indices]
+        self.classes: tuple[str, ...] | None = getattr(dataset, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            return self.dataset[int(self.indices[operator.index(index)])]
+        index = index if isinstance(index, slice) else np.asarray(index, None if len(index) else np.int64)
+        return Subset(self.dataset, self.indices[index])
+
+    def __repr__(self) -> str:
+        return f"Subset({len(self)} of {self.dataset!r})"
+
+
+def in_memory(dataset: Any) -> ArrayDataset:
+    """Read a whole dataset once, and keep it as two arrays: for small pictures the fastest to train on.
+
+    Args:
+        dataset: anything with ``len(dataset)`` and ``dataset[i]`` -> (array, label), all arrays of one shape and dtype.
+
+    Raises:
+        ShapeError: examples of different shapes, or no examples.
+
+    >>> import numpy as np
+    >>> import minidl as md
+    >>> squares = [(np.full((1, 2, 2), i), i % 2) for i in range(4)]
+    >>> md.data.in_memory(squares)
+    ArrayDataset(4 images of shape (1, 2, 2), int64)
+    """
+    if not len(dataset):
+        raise ShapeError.of("in_memory", "at least one example", "an empty dataset")
+    first = np.asarray(dataset[0][0])
+    images, labels = np.empty((len(dataset), *first.shape), first.dtype), np.empty(len(dataset), np.int64)
+    for i in range(len(dataset)):
+        x, y = dataset[i]
+        x = np.asarray(x)
+        if x.shape != first.shape or x.dtype != first.dtype:
+            expected = f"example {i} like the first one, {first.dtype} of shape {first.shape}"
+            raise ShapeError.of("in_memory", expected, f"{x.dtype} of shape {x.shape}")
+        images[i], labels[i] = x, operator.index(y)
+    return ArrayDataset(images, labels, getattr(dataset, "classes", None))
+
+
+def data_hash(dataset: Any) -> str:
+    """A fingerprint of what a dataset holds, to be written beside results: SHA-256 over every example in its order.
+
+    The same examples give the same text, however they are stored: as arrays, as files or as a view of a larger dataset.
+    Reads every example; a random transform makes the result random.
+
+    Args:
+        dataset: anything with ``len(dataset)`` and ``dataset[i]`` -> numbers and arrays of numbers.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        DtypeError: examples that hold something else than numbers.
+
+    >>> import numpy as np
+    >>> import minidl as md
+    >>> pets = md.data.ArrayDataset(np.arange(6.0)[:, None], [0, 0, 1, 1, 1, 0], ["cat", "dog"])
+    >>> md.data.data_hash(pets)[:16], md.data.data_hash(pets[:5])[:16]
+    ('29d74b523d926cac', 'c981b3927603b79b')
+    """
+    classes = getattr(dataset, "classes", None)
+    digest = hashlib.sha256(repr(None if classes is None else list(map(str, classes))).encode())
+    for i in range(len(dataset)):
+        example = dataset[i]
+        for value in example if isinstance(example, (tuple, list)) else (example,):
+            array = np.asarray(value)
+            if array.dtype.kind not in "fiub":
+                raise DtypeError.of("data_hash", f"example {i} as numbers", f"{type(value).__name__} of {array.dtype}")
+            array = array.astype(array.dtype.newbyteorder("<"), copy=False)  # the same on every machine
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def describe(n: int, images: np.ndarray) -> str:
+    """How many examples of which form."""
+    return f"{n} {'images' if images.ndim > 2 else 'examples'} of shape {images.shape[1:]}, {images.dtype}"
 
 
 def numbers(op: str, value: Any, name: str) -> np.ndarray:
