@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import json
 import os
 import re
 import signal
@@ -34,12 +35,12 @@ def test_train_prints_a_line_per_epoch_and_the_paths(trained):
     assert len(lines) == 2
     accuracy = float(re.search(r"test loss [\d.]+, test accuracy ([\d.]+)%", out).group(1))
     assert accuracy > 80
-    names = ["model.safetensors", "history.csv"]
+    names = ["model.safetensors", "history.csv", "run.json"]
     names += [f"{name}.png" for name in ("learning-curves", "confusion-matrix", "filters", "feature-maps", "worst-mistakes")]
     for name in names:
         assert str(folder / name) in out
         assert (folder / name).stat().st_size > 100
-    for name in names[2:]:
+    for name in names[3:]:
         with Image.open(folder / name) as picture:
             assert picture.size[0] > 500
     header, *rows = (folder / "history.csv").read_text().splitlines()
@@ -61,6 +62,90 @@ def test_predict_reads_digits(trained, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     said = [int(re.search(r"\.png\s+(\d)\s+[\d.]+%", line).group(1)) for line in lines]
     assert np.mean(np.array(said) == test.labels[:20]) > 0.7
+
+
+def test_the_record_is_enough_to_repeat_a_run(trained):
+    folder, _ = trained
+    record = json.loads((folder / "run.json").read_text())
+    assert record["arguments"]["model"] == "small_cnn"
+    assert record["arguments"]["seed"] == 0
+    assert {"python", "minidl", "numpy", "numba"} <= set(record["versions"])
+    assert record["data"]["test"] == {"images": 1000, "sha256": md.data.data_hash(md.data.mnist_mini()[1])}
+    assert record["epochs_done"] == 2
+    assert record["test"]["accuracy"] > 0.8
+
+
+def test_evaluate_prints_every_class(trained, capsys):
+    folder, out = trained
+    assert main(["evaluate", "--model", str(folder / "model.safetensors")]) == 0
+    printed = capsys.readouterr().out
+    accuracy = re.search(r"test accuracy ([\d.]+%)", out).group(1)
+    assert f"accuracy {accuracy}" in printed
+    assert "top-5 accuracy" in printed
+    assert len(re.findall(r"^ +\d +[\d.]+ +[\d.]+ +[\d.]+ +\d+$", printed, re.M)) == 10
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of coloured squares of different sizes, in folders."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for k, name in enumerate(("blue", "red")):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (9 + i, 12, 3), np.uint8)
+                pixels[..., 2 - 2 * k] = 250
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "pets"
+
+
+def test_train_on_a_folder_with_an_own_model_and_resume(pictures, tmp_path, capsys):
+    """The same figures whether a run is broken off or not."""
+    (tmp_path / "net.py").write_text(
+        "from minidl import nn\n"
+        "def Net(num_classes):\n"
+        "    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(4, num_classes)]\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    arguments = ["train", "--data", str(pictures), "--model", f"{tmp_path / 'net.py'}:Net", "--image-size", "8"]
+    arguments += ["--batch-size", "4", "--augment", "crop-flip", "--lr", "0.05", "--epochs", "4"]
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    assert "22 images to train with, 2 to validate with, 8 to test with" in capsys.readouterr().out
+    whole = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert whole["test"]["accuracy"] == 1.0
+
+    class Stop(Exception):
+        pass
+
+    def fail(*_):
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(md.optim.Adam, "step", _after(9, md.optim.Adam.step, fail))
+        with pytest.raises(Stop):
+            main([*arguments, "--out", str(tmp_path / "broken")])
+    assert main(["train", "--resume", str(tmp_path / "broken")]) == 0
+    broken = json.loads((tmp_path / "broken" / "run.json").read_text())
+    assert broken["test"] == whole["test"]
+    assert len(broken["resumed"]) == 1
+    capsys.readouterr()
+    (pictures / "train" / "red" / "0.png").unlink()
+    assert "expected the data" in error_line(capsys, ["train", "--resume", str(tmp_path / "broken")])
+    weights = str(tmp_path / "whole" / "model.safetensors")
+    assert main(["predict", "--model", weights, str(pictures / "test" / "red" / "1.png")]) == 0
+    assert re.search(r"red +\d", capsys.readouterr().out)
+
+
+def _after(count, original, fail):
+    """A method that works so many times, and then fails."""
+    calls = []
+
+    def method(self, *arguments):
+        calls.append(None)
+        return fail() if len(calls) > count else original(self, *arguments)
+
+    return method
 
 
 def error_line(capsys, arguments):
@@ -86,6 +171,13 @@ def error_line(capsys, arguments):
         (["train", "--seed", "-1"], ["--seed", "-1"]),
         (["gradcheck", "relu", "--seed", "-1"], ["--seed", "-1"]),
         (["train", "--model", "resnet9000"], ["resnet9000", "lenet5"]),
+        (["train", "--model", "nowhere.py:Net"], ["nowhere.py", "does not exist"]),
+        (["train", "--data", "nowhere"], ["nowhere", "cifar10"]),
+        (["train", "--test-data", "nowhere"], ["--test-data", "mnist-mini"]),
+        (["train", "--resume", "nowhere"], ["nowhere", "run.json"]),
+        (["train", "--workers", "-1"], ["--workers", "-1"]),
+        (["evaluate", "--batch-size", "0"], ["--batch-size", "0"]),
+        (["evaluate"], ["runs/", "--model"]),
         (["train", "--epochs", "0"], ["--epochs", "0"]),
         (["train", "--epochs", "many"], ["--epochs", "many"]),
         (["train", "--lr", "-1"], ["--lr", "-1"]),

@@ -1,4 +1,4 @@
-"""The command line: ``minidl train``, ``predict``, ``data``, ``gradcheck``, ``bench``, ``doctor``.
+"""The command line: ``minidl train``, ``evaluate``, ``predict``, ``data``, ``gradcheck``, ``bench``, ``doctor``.
 
 Each command is a file with ``add_arguments(parser)`` and ``run(options) -> exit code`` over the library.
 """
@@ -14,7 +14,8 @@ from importlib.metadata import version
 from typing import NoReturn
 
 COMMANDS = {
-    "train": "train a CNN on handwritten digits and draw what it learnt",
+    "train": "train a classifier of images and draw what it learnt",
+    "evaluate": "test a saved model",
     "predict": "say what a saved model sees in image files",
     "data": "list, download and verify data sets",
     "gradcheck": "check every operation's gradient against finite differences",

@@ -18,7 +18,7 @@ from minidl.errors import ArgumentError, DeviceError
 from minidl.kernels import kernels_for
 from minidl.testing import warmup
 
-PACKAGES = ("numpy", "numba", "llvmlite", "matplotlib", "tqdm", "safetensors", "pillow")
+PACKAGES = ("numpy", "numba", "llvmlite", "matplotlib", "tqdm", "safetensors", "pillow", "pooch")
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl import io, models
+from minidl.backend import parse_device
+from minidl.cli import _run
 from minidl.errors import ArgumentError
 from minidl.ops import softmax
 from minidl.train import predict
@@ -17,7 +18,7 @@ from minidl.train import predict
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Images, model, how the pictures are drawn."""
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files of any size; they are resized to the model's input"
+        "images", nargs="+", metavar="IMAGE", help="image files of any size; they are resized and cut to the model's input"
     )
     parser.add_argument(
         "--model", metavar="FILE", help="a model.safetensors that train wrote (default: the newest below runs/)"
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--invert", choices=("auto", "yes", "no"), default="auto", help="dark on light to light on dark, as MNIST is drawn"
     )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to show")
 
 
@@ -35,31 +37,20 @@ def run(options: argparse.Namespace) -> int:
     missing = [name for name in options.images if not Path(name).is_file()]
     if missing:
         raise FileNotFoundError(f"no such image file: {', '.join(missing)}")
-    path = Path(options.model) if options.model else _newest()
-    metadata = io.load_metadata(path)
-    if "model" not in metadata:
-        raise ArgumentError(f"{path}: expected a model that minidl train wrote, got weights without its description.")
-    model = models.create(metadata["model"])
-    io.load_weights(model, path)
-    classes = metadata["classes"].split(",")
-    shape = models.MODELS[metadata["model"]].input_shape
-    x = np.stack([_read(name, shape, options.invert) for name in options.images])
+    parse_device(options.device)
+    path = Path(options.model) if options.model else _run.newest_model()
+    model, description = _run.saved_model(path, options.device)
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (description.mean, description.std))
+    x = np.stack([(_read(name, description.input_shape, options.invert) - mean) / std for name in options.images])
     probabilities = softmax(predict(model, x), axis=1).numpy()
     width = max(map(len, options.images))
     for name, p in zip(options.images, probabilities):
         best = np.argsort(-p)[: options.top]
-        print(f"{name:<{width}}  " + "   ".join(f"{classes[k]} {p[k]:6.1%}" for k in best))
+        print(f"{name:<{width}}  " + "   ".join(f"{description.classes[k]} {p[k]:6.1%}" for k in best))
     return 0
 
 
-def _newest() -> Path:
-    found = sorted(Path("runs").glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError("no model below runs/: train one with minidl train, or pass --model FILE")
-    return found[-1]
-
-
-def _read(name: str, shape: tuple[int, ...], invert: str) -> np.ndarray:
+def _read(name: str, shape: tuple[int, int, int], invert: str) -> np.ndarray:
     """One image as float32 (C, H, W) in [0, 1], light strokes on a dark ground."""
     from PIL import Image, UnidentifiedImageError
 
@@ -67,7 +58,7 @@ def _read(name: str, shape: tuple[int, ...], invert: str) -> np.ndarray:
     try:
         with Image.open(name) as file:
             picture = _opaque(file).convert("L" if channels == 1 else "RGB")
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            picture = _run.fitting(shape)(picture)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ArgumentError(f"{name}: expected an image, got a file that Pillow cannot read ({error}).") from error
     x = np.asarray(picture, np.float32) / 255
