@@ -13,6 +13,7 @@ from minidl import (
     train as train,
 )
 from minidl.backend import default_dtype as default_dtype, use_dtype as use_dtype
+from minidl.capture import capture as capture
 from minidl.context import (
     allow_tf32 as allow_tf32,
     enable_grad as enable_grad,
@@ -36,7 +37,13 @@ from minidl.memory import no_pool as no_pool
 from minidl.nn import summary as summary
 from minidl.random import manual_seed as manual_seed
 from minidl.tensor import Parameter as Parameter, Tensor as Tensor
-from minidl.train import evaluate as evaluate, fit as fit, predict as predict
+from minidl.train import (
+    cross_validate as cross_validate,
+    evaluate as evaluate,
+    find_lr as find_lr,
+    fit as fit,
+    predict as predict,
+)
 
 if TYPE_CHECKING:
     from minidl import viz as viz

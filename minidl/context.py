@@ -22,6 +22,8 @@ class _State(threading.local):
     path: str = ""  # dotted path of the running module, "" outside of modules
     names: dict[int, str] | None = None  # id(module) -> dotted path below the outermost running module
     kernels: str = "fast"  # "fast": the quickest package for the arrays at hand; "generic": the textbook
+    tf32: bool = False  # whether products on a GPU may round float32 numbers to TF32
+    recorder: Any = None  # what a CUDA graph that is being recorded has to be told before each replay (see capture.py)
     watchers: tuple[Callable[..., None], ...] = ()  # called with (node, inputs, params, output) after every op
 
 
@@ -129,3 +131,22 @@ def watch(watcher: Callable[[Any, tuple, dict, Any], None]) -> Iterator[None]:
         yield
     finally:
         state.watchers = outer
+
+
+@contextmanager
+def allow_tf32() -> Iterator[None]:
+    """Let an NVIDIA GPU round the factors of float32 products to TF32, for its tensor cores: several times as fast, less exact.
+
+    TF32 has 10 bits of fraction instead of 23, so that products are right to about 3 digits; sums stay float32. It holds for
+    convolutions and linear layers of this thread, forward and backward, so put it around whole training steps. Nothing
+    changes on the CPU, for float64, and outside of the block.
+
+    >>> import minidl as md
+    >>> with md.allow_tf32():
+    ...     y = md.linear(md.ones(2, 3), md.ones(1, 3))
+    """
+    outer, state.tf32 = state.tf32, True
+    try:
+        yield
+    finally:
+        state.tf32 = outer

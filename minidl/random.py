@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from minidl.errors import DtypeError
 
 _generator = np.random.default_rng()
+
+
+class _Local(threading.local):
+    generator: np.random.Generator | None = None  # in place of minidl's own, in this thread
+
+
+_local = _Local()
 
 
 def manual_seed(seed: int) -> np.random.Generator:
@@ -35,12 +46,30 @@ def generator(rng: np.random.Generator | int | None = None) -> np.random.Generat
     [8, 6, 5]
     """
     if rng is None:
-        return _generator
+        return _generator if _local.generator is None else _local.generator
     if isinstance(rng, np.random.Generator):
         return rng
     if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
         return np.random.default_rng(int(rng))
     raise DtypeError.of("rng", "a numpy.random.Generator, a seed or None", type(rng).__name__)
+
+
+@contextmanager
+def use_generator(rng: np.random.Generator) -> Iterator[None]:
+    """Put a generator in the place of minidl's own inside a ``with`` block of this thread.
+
+    >>> import numpy as np
+    >>> from minidl import random
+    >>> rng = np.random.default_rng(0)
+    >>> with random.use_generator(rng):
+    ...     random.generator(None) is rng
+    True
+    """
+    outer, _local.generator = _local.generator, rng
+    try:
+        yield
+    finally:
+        _local.generator = outer
 
 
 def get_state() -> dict:

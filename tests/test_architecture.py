@@ -20,11 +20,11 @@ LAYERS = [  # lowest first; members of one line do not know each other
     {"function"},
     {"registry"},
     {"ops"},
-    {"functional", "gradcheck"},
+    {"functional", "gradcheck", "capture"},
     {"nn", "optim", "data"},
     {"models", "io"},
     {"train", "viz", "testing"},
-    {"cli"},
+    {"cli", "sklearn"},
     {"__main__"},
 ]
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -16,6 +16,10 @@ FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 MODULES = [
     m.name for m in pkgutil.walk_packages(md.__path__, "minidl.") if ".cuda" not in m.name and not m.name.endswith("__main__")
 ]
+try:
+    importlib.import_module("minidl.sklearn")  # here, because scikit-learn sets filters for warnings when it is imported
+except ImportError:
+    MODULES.remove("minidl.sklearn")
 
 
 @pytest.mark.parametrize("name", ["minidl", *MODULES])
@@ -35,6 +39,7 @@ SPACES = {
     "md.nn.init": md.nn.init,
     "md.optim": md.optim,
     "md.data": md.data,
+    "md.data.transforms": md.data.transforms,
     "md.train": md.train,
     "md.models": md.models,
     "md.io": md.io,

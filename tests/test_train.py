@@ -3,17 +3,31 @@
 import csv
 import io as text
 import re
+import signal
 import subprocess
 import sys
+import threading
+import types
 
 import numpy as np
 import pytest
 
 import minidl as md
-from minidl import io, nn, optim, train
+from minidl import nn, optim, train
 from minidl.data import DataLoader, mnist_mini
 from minidl.errors import ArgumentError, DtypeError, ShapeError
-from minidl.train import Callback, Checkpoint, EarlyStopping, History, NonFiniteLoss, Progress, Schedule
+from minidl.train import (
+    EMA,
+    Callback,
+    Checkpoint,
+    CSVLog,
+    EarlyStopping,
+    History,
+    NonFiniteLoss,
+    Progress,
+    Schedule,
+    TensorBoard,
+)
 
 
 def blobs(n=120, seed=0):
@@ -269,6 +283,14 @@ def test_what_is_no_model_or_no_list_of_callbacks():
             md.fit(model, loader(), sgd(model), callbacks=callback)
 
 
+def test_what_is_no_callback():
+    model = mlp()
+    optimizer = sgd(model)
+    for wrong in (Progress, optim.StepLR(optimizer, 1), print):
+        with pytest.raises(DtypeError, match=r"fit: expected callbacks, got .* a learning-rate schedule goes into Schedule"):
+            md.fit(model, loader(), optimizer, callbacks=[wrong])
+
+
 def test_labels_in_another_byte_order():
     x, y = blobs()
     model = mlp()
@@ -347,11 +369,12 @@ def test_order_of_moments():
 
     model = mlp()
     md.fit(model, loader(32), sgd(model), epochs=2, validation=loader(32), callbacks=[Recorder()])
-    moments = ["train_begin", *["epoch_begin", "batch_end", "batch_end", "epoch_end"] * 2, "train_end"]
-    assert [call[0] for call in calls] == moments
-    assert [call[1:3] for call in calls] == [(0, 0), (1, 0), (1, 1), (1, 2), (1, 2), (2, 0), (2, 1), (2, 2), (2, 2), (2, 2)]
-    assert calls[2][3] == {"loss", "accuracy"}
-    assert calls[4][3] == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second"}
+    epoch = ["epoch_begin", "step_end", "batch_end", "step_end", "batch_end", "validation_begin", "epoch_end"]
+    assert [call[0] for call in calls] == ["train_begin", *epoch, *epoch, "train_end"]
+    places = [[(n, 0), (n, 1), (n, 1), (n, 2), (n, 2), (n, 2), (n, 2)] for n in (1, 2)]
+    assert [call[1:3] for call in calls] == [(0, 0), *places[0], *places[1], (2, 2)]
+    assert calls[3][3] == {"loss", "accuracy"}
+    assert calls[7][3] == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second"}
 
 
 # ---------------------------------------------------------------- modes
@@ -550,31 +573,7 @@ def test_monitor_errors():
     with pytest.raises(ArgumentError, match="min_delta"):
         EarlyStopping(min_delta=-1)
     with pytest.raises(ArgumentError, match="Checkpoint: expected mode"):
-        Checkpoint("x.safetensors", "score", save_best_only=True)
-
-
-def test_checkpoint_reloads_to_the_same_predictions(tmp_path):
-    path = tmp_path / "runs" / "first" / "model.safetensors"
-    model = mlp()
-    md.fit(model, loader(), sgd(model), epochs=2, callbacks=[Checkpoint(path)])
-    other = mlp(seed=5)
-    other.load_state_dict(io.load(path))
-    x = blobs()[0]
-    assert np.array_equal(md.predict(other, x), md.predict(model, x))
-
-
-def test_checkpoint_of_the_best_epoch(tmp_path):
-    path = tmp_path / "best.safetensors"
-    model = mlp()
-    scores = Scores(1.0, 5.0, 2.0)
-    md.fit(
-        model, loader(), sgd(model), epochs=3, callbacks=[scores, Checkpoint(path, "score", save_best_only=True, mode="max")]
-    )
-    model.load_state_dict(io.load(path))
-    assert np.array_equal(weights(model), scores.weights[1])
-    metadata = io.load_metadata(path)
-    assert metadata["epoch"] == "2"
-    assert float(metadata["score"]) == 5.0
+        Checkpoint("runs", monitor="score")
 
 
 def test_schedules_step_per_epoch_or_batch():
@@ -633,6 +632,473 @@ def test_progress_bar_on_a_terminal(monkeypatch, capsys):
     assert "epoch 2/2" in terminal.getvalue()
     assert "8 [" in terminal.getvalue()  # of 8 batches
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_progress_bar_opens_after_the_first_batch(monkeypatch):
+    """What kernels have to say while they compile, in the first batch, has a line of its own."""
+
+    class Terminal(text.StringIO):
+        def isatty(self):
+            return True
+
+    class Talks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.said = mlp(), False
+
+        def forward(self, x):
+            if not self.said:
+                self.said = True
+                sys.stderr.write("compiling\n")
+            return self.body(x)
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    model = Talks()
+    md.fit(model, loader(), sgd(model), callbacks=[Progress()])
+    assert terminal.getvalue().startswith("compiling\n")
+    assert "epoch 1/1" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("widgets", [False, True])
+def test_progress_bar_in_a_notebook(monkeypatch, widgets):
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(train.logs, "find_spec", lambda name: widgets or None)
+    bars = []
+
+    class Bar:
+        def __init__(self, **options):
+            self.options, self.moved, self.open = options, 0, True
+            bars.append(self)
+
+        def set_postfix(self, figures, refresh):
+            self.figures = figures
+
+        def update(self):
+            self.moved += 1
+
+        def close(self):
+            self.open = False
+
+    notebook = types.SimpleNamespace(tqdm=Bar)
+    monkeypatch.setitem(sys.modules, "tqdm.notebook" if widgets else "tqdm", notebook)
+    model = mlp()
+    md.fit(model, loader(), sgd(model), epochs=2, callbacks=[Progress()])
+    assert [(bar.options["total"], bar.options["initial"], bar.moved, bar.open) for bar in bars] == [(8, 0, 8, False)] * 2
+    assert set(bars[0].figures) == {"loss", "accuracy"}
+
+
+def test_progress_prints_metrics(capsys):
+    model = mlp()
+    md.fit(model, loader(), sgd(model), callbacks=[Progress()], metrics=[train.f1])
+    assert re.fullmatch(r"epoch 1/1  loss \S+  accuracy \S+  f1 \d\.\d{4}  [\d,]+ images/s\n", capsys.readouterr().out)
+
+
+# ---------------------------------------------------------------- steps
+
+
+def gradient_run(batches, **options):
+    model = mlp().double()
+    md.fit(model, batches, sgd(model, lr=0.5), **options)
+    return weights(model)
+
+
+def test_accumulated_batches_step_as_one():
+    x, y = blobs(40)
+    x = x.astype(np.float64)
+
+    def cut(*sizes):
+        ends = np.cumsum(sizes)
+        return [(x[e - s : e], y[e - s : e]) for e, s in zip(ends, sizes)]
+
+    for options in ({}, {"clip_grad_norm": 0.1}):
+        expected = gradient_run(cut(20, 20), epochs=2, **options)
+        np.testing.assert_allclose(gradient_run(cut(10, 10, 10, 10), epochs=2, accumulate=2, **options), expected)
+        np.testing.assert_allclose(gradient_run(cut(3, 12, 5, 8, 6, 6), epochs=2, accumulate=3, **options), expected)
+    expected = gradient_run(cut(30, 10), epochs=2)
+    sizes = (10, 10, 10, 10)  # the last group of an epoch is smaller
+    np.testing.assert_allclose(gradient_run(cut(*sizes), epochs=2, accumulate=3), expected)
+
+    class Unsized:
+        def __iter__(self):
+            return iter(cut(*sizes))
+
+    np.testing.assert_allclose(gradient_run(Unsized(), epochs=2, accumulate=3), expected)
+
+
+def test_schedules_and_averages_go_by_steps():
+    class Counter:
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+
+    model, counter = mlp(), Counter()
+    ema = EMA(model)
+    md.fit(model, loader(80), sgd(model), epochs=2, accumulate=3, callbacks=[Schedule(counter, every="batch"), ema])
+    assert counter.steps == ema.steps == 4  # of 5 batches an epoch
+
+
+def test_clipping_bounds_the_step():
+    model = mlp()
+    before = weights(model)
+    md.fit(model, loader(120, batch_size=120), sgd(model, lr=1.0), clip_grad_norm=0.01)
+    assert np.linalg.norm(weights(model) - before) == pytest.approx(0.01, rel=1e-3)
+    with pytest.raises(ArgumentError, match="clip_grad_norm"):
+        md.fit(model, loader(), sgd(model), clip_grad_norm=-1)
+    with pytest.raises(ArgumentError, match="accumulate of at least 1"):
+        md.fit(model, loader(), sgd(model), accumulate=0)
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step():
+    model = mlp()
+
+    class Presses(optim.SGD):
+        done = 0
+
+        def step(self):
+            if self.done == 2:
+                signal.raise_signal(signal.SIGINT)
+            super().step()
+            self.done += 1
+
+    optimizer = Presses(model.parameters(), lr=0.1)
+    batches = list(loader())
+    history = md.fit(model, batches, optimizer, epochs=2)
+    assert history.interrupted
+    assert optimizer.done == 3
+    other = mlp()
+    md.fit(other, batches[:3], sgd(other))
+    assert np.array_equal(weights(model), weights(other))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_ctrl_c_that_somebody_set_stays():
+    calls = []
+    before = signal.signal(signal.SIGINT, lambda *args: calls.append(args))
+    try:
+        mine = signal.getsignal(signal.SIGINT)
+        model = mlp()
+        md.fit(model, loader(), sgd(model), callbacks=[At(1, 2, lambda state: signal.raise_signal(signal.SIGINT))])
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(calls) == 1
+
+
+def test_fit_in_another_thread():
+    results = []
+
+    def work():
+        model = mlp()
+        results.append(md.fit(model, loader(), sgd(model), epochs=2))
+
+    with md.use_kernels("generic"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert len(results[0]) == 2
+
+
+# ---------------------------------------------------------------- the average of the weights
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_ema_is_the_recurrence(warmup):
+    model = mlp()
+    ema = EMA(model, decay=0.8, warmup=warmup)
+    expected, steps = weights(model).astype(np.float64), 0
+
+    class Check(Callback):
+        def on_step_end(self, state):
+            nonlocal expected, steps
+            steps += 1
+            d = min(0.8, (1 + steps) / (10 + steps)) if warmup else 0.8
+            expected = d * expected + (1 - d) * weights(model)
+
+    md.fit(model, loader(), sgd(model), epochs=2, callbacks=[Check(), ema])
+    np.testing.assert_allclose(weights(model), expected, rtol=1e-5)  # the model holds the average in the end
+    assert ema.steps == steps == 16
+
+
+def test_validation_sees_the_average():
+    model = mlp()
+    ema = EMA(model, decay=0.9)
+    seen = {}
+
+    class Look(Callback):
+        def on_epoch_end(self, state):
+            own = md.evaluate(model, loader(60, seed=1))["loss"]
+            with ema.swapped():
+                seen["average"] = md.evaluate(model, loader(60, seed=1))["loss"]
+            seen["own"] = md.evaluate(model, loader(60, seed=1))["loss"]
+            assert seen["own"] == own
+
+    history = md.fit(model, loader(), sgd(model), validation=loader(60, seed=1), callbacks=[Look(), ema])
+    assert history[0]["val_loss"] == seen["average"] != seen["own"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_early_stopping_goes_back_to_the_best_average(order):
+    model = mlp()
+    ema, averages = EMA(model, decay=0.9), []
+
+    class Keep(Callback):
+        def on_epoch_end(self, state):
+            with ema.swapped():
+                averages.append(weights(model))
+
+    stopping = EarlyStopping("score", patience=2, mode="max")
+    md.fit(model, loader(), sgd(model), epochs=4, callbacks=[Scores(1, 3, 2, 2), Keep(), *[ema, stopping][::order]])
+    assert np.array_equal(weights(model), averages[1])
+
+
+def test_ema_errors_and_steps_on_its_own():
+    model = mlp()
+    with pytest.raises(ArgumentError, match="EMA: expected the model that is trained, got another one"):
+        md.fit(mlp(), loader(), sgd(mlp()), callbacks=[EMA(model)])
+    with pytest.raises(ArgumentError, match="EMA: expected one average, got two"):
+        md.fit(model, loader(), sgd(model), callbacks=[EMA(model), EMA(model)])
+    with pytest.raises(ArgumentError, match="decay"):
+        EMA(model, decay=1.5)
+    with pytest.raises(DtypeError, match="a Module"):
+        EMA(model.parameters())
+    ema = EMA(model, 0.5, warmup=False)
+    before = weights(model)
+    with pytest.raises(RuntimeError), ema.swapped():
+        raise RuntimeError
+    assert np.array_equal(weights(model), before)
+    saved = ema.state_dict()
+    with pytest.raises(ShapeError, match=r"0.weight of shape \(8, 2\), got \(8, 3\)"):
+        ema.load_state_dict({**saved, "averages": {**saved["averages"], "0.weight": np.zeros((8, 3))}})
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_csv_log_is_the_history_at_any_time(tmp_path):
+    path = tmp_path / "runs" / "history.csv"
+    counts = []
+
+    class Count(Callback):
+        def on_epoch_begin(self, state):
+            counts.append(len(path.read_text().splitlines()) if path.exists() else 0)
+
+    model = mlp()
+    history = md.fit(model, loader(), sgd(model), epochs=3, callbacks=[CSVLog(path), Count()])
+    assert counts == [0, 2, 3]
+    with open(path, newline="") as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == history.column("loss")
+    with pytest.raises(ArgumentError, match="CSVLog: expected the path of a file, got the folder"):
+        md.fit(model, loader(), sgd(model), callbacks=[CSVLog(tmp_path)])
+
+
+def test_csv_log_goes_on_with_the_rows_of_before(tmp_path):
+    for epochs in (2, 3):
+        model = mlp()
+        callbacks = [CSVLog(tmp_path / "history.csv"), Checkpoint(tmp_path / "run")]
+        history = md.fit(model, loader(), sgd(model), epochs=epochs, callbacks=callbacks, resume=tmp_path / "run")
+    assert history.column("epoch") == [1, 2, 3]
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 4
+
+
+def test_tensorboard_reads_the_event_files(tmp_path):
+    pytest.importorskip("tensorboardX")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    model = mlp()
+    batches = loader(80)
+    board = TensorBoard(tmp_path / "board", batches=2, histograms=True)
+    optimizer = sgd(model)
+    schedule = Schedule(optim.StepLR(optimizer, 1))
+    running = {}
+
+    class Keep(Callback):
+        def on_batch_end(self, state):
+            running[state.step] = state.logs["loss"]
+
+    history = md.fit(model, batches, optimizer, epochs=3, validation=batches, callbacks=[board, schedule, Keep()])
+    events = accumulator.EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    single = np.float32
+    for tag, column in {
+        "loss/training": "loss",
+        "loss/validation": "val_loss",
+        "accuracy/training": "accuracy",
+        "lr": "lr",
+        "epoch": "epoch",
+    }.items():
+        entries = events.Scalars(tag)
+        assert [entry.step for entry in entries] == [5, 10, 15]
+        assert [entry.value for entry in entries] == [single(value) for value in history.column(column)]
+    entries = events.Scalars("batch/loss")
+    assert [(entry.step, entry.value) for entry in entries] == [(n, single(running[n])) for n in (2, 4, 7, 9, 12, 14)]
+    histogram = events.Histograms("parameters/0.weight")[-1]
+    assert histogram.histogram_value.num == 16
+    assert histogram.histogram_value.max == model[0].weight.numpy().max()
+
+
+def test_tensorboard_that_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(
+        ImportError, match=r"TensorBoard: expected tensorboardX. Install it: pip install 'minidl\[tensorboard\]'"
+    ):
+        TensorBoard(tmp_path)
+
+
+# ---------------------------------------------------------------- a learning rate
+
+
+def test_find_lr_suggests_a_rate_that_learns_and_leaves_everything():
+    md.manual_seed(3)
+    model = nn.Sequential(
+        nn.Linear(2, 8, rng=0), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1, rng=1), nn.Dropout(0.1), nn.Linear(8, 3, rng=2)
+    )
+    model.eval()
+    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    md.fit(model, loader(32), optimizer)
+    model[0].weight.grad = md.ones(8, 2)
+
+    def everything():
+        state = {name: value.tobytes() for name, value in model.state_dict().items()}
+        momenta = [entry["momentum_buffer"].tobytes() for entry in optimizer.state_dict()["state"].values()]
+        return state, momenta, optimizer.param_groups[0]["lr"], md.random.get_state(), model[3].rng.bit_generator.state
+
+    before = everything()
+    batches = [(md.Tensor(x), md.Tensor(y)) for x, y in loader()]
+    found = train.find_lr(model, batches, optimizer, steps=60)
+    assert everything() == before
+    assert not any(module.training for module in model.modules())
+    assert model[0].weight.grad.numpy().tolist() == np.ones((8, 2)).tolist()
+    assert len(found.rates) == len(found.losses) == len(found.smoothed) <= 60
+    assert found.rates[0] == 1e-6
+    assert found.rates == sorted(found.rates)
+    fresh = mlp()
+    history = md.fit(fresh, loader(), sgd(fresh, found.suggestion), epochs=5)
+    assert history[-1]["accuracy"] > 0.9
+
+
+def test_find_lr_keeps_the_proportions_of_groups_and_the_place_of_a_loader():
+    class Place(list):
+        place = 7
+
+        def state_dict(self):
+            return {"place": self.place}
+
+        def load_state_dict(self, saved):
+            self.place = saved["place"]
+
+        def __iter__(self):
+            self.place = 0
+            return super().__iter__()
+
+    model = mlp()
+    seen = []
+
+    class Watched(optim.SGD):
+        def step(self):
+            seen.append([group["lr"] for group in self.param_groups])
+            super().step()
+
+    optimizer = Watched([{"params": [model[0].weight], "lr": 0.1}, {"params": [model[2].weight], "lr": 0.2}])
+    batches = Place(loader())
+    train.find_lr(model, batches, optimizer, low=1e-3, high=1e-1, steps=20)
+    assert batches.place == 7
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+    assert len(seen) == 20
+    np.testing.assert_allclose([b / a for a, b in seen], 2)
+    np.testing.assert_allclose([seen[0][0], seen[-1][0]], [1e-3, 1e-1])
+
+
+def test_find_lr_ends_when_the_loss_explodes_and_refuses_what_cannot_be():
+    model = nn.Linear(2, 1, rng=0)
+    x = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+    batches = [(x, x[:, :1])]
+    found = train.find_lr(model, batches, sgd(model), md.mse_loss, high=1e4)
+    assert found.rates[-1] < 1e4
+    assert found.suggestion < found.rates[int(np.argmin(found.smoothed))]
+    for options in ({"low": 0}, {"low": 1, "high": 0.1}):
+        with pytest.raises(ArgumentError, match="find_lr: expected 0 < low < high"):
+            train.find_lr(model, batches, sgd(model), md.mse_loss, **options)
+    x[0] = np.nan
+    before = weights(model)
+    with pytest.raises(ArgumentError, match="a finite loss at the lowest rates, got another one after 0 steps"):
+        train.find_lr(model, batches, sgd(model), md.mse_loss)
+    assert np.array_equal(weights(model), before)
+
+
+# ---------------------------------------------------------------- where NaN comes from
+
+
+class Breaks(nn.Module):
+    """Passes on its input, or NaN and infinities."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return x * self.value
+
+
+def deep():
+    return nn.Sequential(
+        nn.Linear(2, 8, rng=0),
+        nn.BatchNorm1d(8),
+        nn.Sequential(nn.ReLU(), nn.Dropout(0.2, rng=1), Breaks(1.0), nn.Dropout(0.2)),
+        nn.Linear(8, 3, rng=1),
+    )
+
+
+def nan_in(what):
+    model, (x, y), loss = deep(), blobs(16), md.cross_entropy
+    if what == "input":
+        x[3] = np.nan
+    elif what == "parameter":
+        model[3].weight.data = model[3].weight.detach() * np.inf
+    elif what == "buffer":
+        model[1].register_buffer("extra", md.Tensor(np.array([np.nan])))
+        model[2][2].value = np.nan
+    elif what == "output":
+        model[2][2].value = np.inf
+    elif what == "targets":
+        y, loss = np.full((16, 3), np.nan, np.float32), md.mse_loss
+    else:
+        loss = lambda output, y: md.log(output.sum() * 0)  # noqa: E731
+    return model, x, y, loss
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("input", "the input. Look for NaN and infinities in the data"),
+        ("targets", "the targets. Look"),
+        ("parameter", r"parameter '3.weight'. A step before made it so: try a smaller learning rate, or clip_grad_norm=1.0"),
+        ("buffer", "buffer '1.extra'"),
+        ("output", r"the output of '2.2' \(Breaks\)"),
+        ("loss", r"the loss itself. All outputs are finite: look for log\(0\)"),
+    ],
+)
+def test_a_loss_that_is_not_finite_names_its_origin(what, message):
+    model, x, y, loss = nan_in(what)
+    with pytest.raises(NonFiniteLoss, match=r"in epoch 1, batch 1; the first that is not finite is " + message):
+        md.fit(model, [(x, y)], sgd(model), loss)
+    assert not any(module._hooks for module in model.modules())
+
+
+def test_looking_for_the_origin_changes_nothing():
+    from minidl.train.diagnosis import first_not_finite
+
+    model, x, y, _ = nan_in("loss")
+    model.train()
+
+    def everything():
+        state = {name: value.tobytes() for name, value in model.state_dict().items()}
+        return state, md.random.get_state(), model[2][1].rng.bit_generator.state
+
+    before = everything()
+    assert first_not_finite(model, md.Tensor(x), md.Tensor(y))[0] == "the loss itself"
+    assert everything() == before
 
 
 # ---------------------------------------------------------------- metrics

@@ -7,6 +7,7 @@ complete, so that a crash leaves the old file or the new one, never half of one.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -24,6 +25,8 @@ from minidl.tensor import Tensor
 
 __all__ = ["load", "load_metadata", "load_weights", "save"]
 
+CHECKPOINT, MODEL = "checkpoint", "model/"  # the metadata that marks a training checkpoint, and where its model lies
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file larger than allowed
 _KINDS = (  # how files of other kinds begin
     (re.compile(rb"PK\x03\x04"), "a zip archive, as NumPy's .npz and PyTorch's .pt files are"),
     (re.compile(rb"\x80[\x02-\x05][^\x00]"), "a pickle, which is not read because reading one can run code"),
@@ -63,11 +66,9 @@ def save(model: Module | Mapping[str, Any], path: str | os.PathLike, metadata: M
     if "__metadata__" in arrays:
         raise ArgumentError.of("save", "a name other than '__metadata__', which the format reserves", "'__metadata__'")
     file = Path(path)
-    if file.is_dir():
-        raise ArgumentError.of("save", "the path of a file", f"the folder {str(file)!r}")
     if not file.parent.is_dir():
         raise FileNotFoundError(f"save: expected an existing folder, got {str(file.parent)!r} (to write {file.name!r}).")
-    _write(file, to_bytes(arrays, metadata=texts or None))
+    write_file(file, to_bytes(arrays, metadata=texts or None))
 
 
 def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -84,7 +85,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
     ...     {name: array.shape for name, array in md.load(path).items()}
     {'a': (2, 3), 'b': (4,)}
     """
-    return _read("load", path)[0]
+    return read_file("load", path)[0]
 
 
 def load_metadata(path: str | os.PathLike) -> dict[str, str]:
@@ -101,7 +102,7 @@ def load_metadata(path: str | os.PathLike) -> dict[str, str]:
     ...     md.io.load_metadata(path)
     {'epoch': '3'}
     """
-    return _read("load_metadata", path)[1]
+    return read_file("load_metadata", path)[1]
 
 
 def load_weights(model: Module, path: str | os.PathLike, strict: bool = True) -> tuple[list[str], list[str]]:
@@ -109,7 +110,8 @@ def load_weights(model: Module, path: str | os.PathLike, strict: bool = True) ->
 
     Args:
         model: takes the values, in its own dtypes and on its own devices.
-        path: a file that ``save`` wrote, or any with the keys of ``model.state_dict()``.
+        path: a file that ``save`` wrote, or any with the keys of ``model.state_dict()``; of a training checkpoint
+            the model's part is taken.
         strict: refuse missing and unexpected keys.
 
     Returns:
@@ -134,7 +136,9 @@ def load_weights(model: Module, path: str | os.PathLike, strict: bool = True) ->
     """
     if not isinstance(model, Module):
         raise DtypeError.of("load_weights", "a Module", type(model).__name__)
-    values = _read("load_weights", path)[0]
+    values, texts = read_file("load_weights", path)
+    if CHECKPOINT in texts:
+        values = {name.removeprefix(MODEL): array for name, array in values.items() if name.startswith(MODEL)}
     try:
         return model.load_state_dict(values, strict)
     except (ArgumentError, ShapeError, DtypeError) as error:
@@ -157,22 +161,43 @@ def _plain(name: str, value: Any) -> np.ndarray:
     return np.asarray(array, array.dtype.newbyteorder("="), order="C")
 
 
-def _write(file: Path, data: bytes) -> None:
-    """Write to a new file in the same folder, wait until it is on the disk, and put it in place."""
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+def write_file(file: Path, data: bytes) -> None:
+    """Write to a new file in the same folder, wait until it is on the disk, and put it in place.
+
+    A crash or a power cut at any moment leaves the old file or the new one whole; an error leaves the old one.
+    """
+    if file.exists() and not file.is_file():
+        kind = "the folder" if file.is_dir() else "the device"
+        raise ArgumentError.of("save", "the path of a file", f"{kind} {str(file)!r}")
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}.draft")
     try:
         with open(draft, "xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(draft, file)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.remove(draft)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            size = f"{len(data):,} bytes in {str(file.parent)!r} for {file.name!r}"
+            text = f"save: expected room for {size}, got: {error.strerror}. What the file held before is unchanged."
+            raise OSError(error.errno, text) from error
         raise
+    _sync_folder(file.parent)
 
 
-def _read(op: str, path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _sync_folder(folder: Path) -> None:
+    """Wait until the new name is on the disk too; systems whose folders cannot be opened do this by themselves."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_file(op: str, path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(arrays, metadata) of a file, or an error that says what is wrong with it."""
     from safetensors import SafetensorError, safe_open
 

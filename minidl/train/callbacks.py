@@ -1,19 +1,21 @@
-"""What may watch and steer training: progress, history, early stopping, checkpoints, learning-rate schedules."""
+"""What may watch and steer training: the callback's moments, history, early stopping, learning-rate schedules."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minidl import io
 from minidl.errors import ArgumentError
+from minidl.io.weights import write_file
 from minidl.nn.module import Module
 from minidl.ops._arguments import choice, integer, number
+from minidl.train.totals import Totals
 
 
 @dataclass
@@ -25,10 +27,20 @@ class State:
         optimizer: what trains it.
         epochs: how many epochs were asked for.
         epoch: the running one, counted from 1.
+        finished: how many epochs are complete, validation included.
         batches: batches per epoch, None where ``len`` does not say.
         batch: the last finished batch of this epoch, counted from 1.
+        walked: whether all batches of this epoch are done, so that only its validation is left.
+        step: the optimizer's steps so far, over all epochs.
+        pending: examples whose gradients wait for the next step (with ``accumulate``).
         logs: after a batch, loss and accuracy so far in this epoch; after an epoch, its row of the history.
         stop: set it to True to end training after this batch or epoch.
+        history: the rows of the finished epochs.
+        totals: the sums of the running epoch.
+        loaders: the iterables of training and validation batches.
+        callbacks: all that watch, in the order in which they are called.
+        average: the EMA whose weights are evaluated instead of the model's own.
+        resumed: the checkpoint that training went on from.
 
     >>> import minidl as md
     >>> state = md.train.State(model=None, optimizer=None, epochs=3)
@@ -40,16 +52,40 @@ class State:
     optimizer: Any
     epochs: int
     epoch: int = 0
+    finished: int = 0
     batches: int | None = None
     batch: int = 0
+    walked: bool = False
+    step: int = 0
+    pending: int = 0
     logs: dict[str, float] = field(default_factory=dict)
     stop: bool = False
+    history: History = field(default_factory=lambda: History())
+    totals: Totals = field(default_factory=Totals)
+    loaders: dict[str, Iterable] = field(default_factory=dict)
+    callbacks: Sequence[Callback] = ()
+    average: Any = None
+    resumed: Path | None = None
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """The model with the weights that validation judges: inside the block those of an EMA, where there is one."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.swapped():
+                yield
 
 
 class Callback:
     """Does nothing; override the moments that matter.
 
-    ``on_train_end`` also runs when training ends early, by ``stop``, an error or Ctrl-C.
+    ``on_train_end`` also runs when training ends early, by ``stop``, an error or Ctrl-C. A callback that remembers
+    something says so in ``state_dict``, and takes it back in ``load_state_dict`` after ``on_train_begin``, so that
+    checkpoints hold it.
+
+    Attributes:
+        late: call this one after all others, when the history has the epoch's row.
 
     >>> import minidl as md
     >>> class StopAt(md.train.Callback):
@@ -59,20 +95,38 @@ class Callback:
     ...         state.stop = state.logs["accuracy"] >= self.accuracy
     """
 
+    late = False
+
     def on_train_begin(self, state: State) -> None:
         """Before the first epoch."""
 
     def on_epoch_begin(self, state: State) -> None:
         """Before an epoch's first batch."""
 
+    def on_step_end(self, state: State) -> None:
+        """After the optimizer's step, which with ``accumulate`` comes once in several batches."""
+
     def on_batch_end(self, state: State) -> None:
-        """After the optimizer's step."""
+        """After a batch, and the step if there was one."""
+
+    def on_validation_begin(self, state: State) -> None:
+        """After an epoch's last batch; validation follows, where there are batches for it."""
 
     def on_epoch_end(self, state: State) -> None:
         """After an epoch and its validation; what is added to ``state.logs`` appears in the history."""
 
+    def on_interrupt(self, state: State) -> None:
+        """After Ctrl-C, before ``on_train_end``."""
+
     def on_train_end(self, state: State) -> None:
         """After the last epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be remembered: numbers, texts, arrays, lists and dictionaries of them."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
 
 
 class History(Callback, Sequence):
@@ -120,63 +174,15 @@ class History(Callback, Sequence):
         return [row.get(name, math.nan) for row in self.rows]
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a table with a header line, which every spreadsheet opens."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        """Write a table with a header line, which every spreadsheet opens; a file of before stays whole until then."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_file(Path(path), text.getvalue().encode())
 
 
-class Progress(Callback):
-    """A bar that runs through each epoch, where standard error is a terminal, and one printed line per epoch.
-
-    The line: ``epoch 3/10  loss 0.1234  accuracy 0.9650  val_loss 0.1300  val_accuracy 0.9610  12,345 images/s``.
-
-    >>> import numpy as np
-    >>> import minidl as md
-    >>> from minidl import nn
-    >>> model = nn.Linear(2, 2, rng=0)
-    >>> optimizer = md.optim.SGD(model.parameters(), lr=0.1)
-    >>> batches = [(np.eye(2, dtype=np.float32), np.array([0, 1]))]
-    >>> _ = md.fit(model, batches, optimizer, epochs=2, callbacks=[md.train.Progress()])
-    epoch 1/2  loss ...  accuracy ...  ... images/s
-    epoch 2/2  loss ...  accuracy ...  ... images/s
-    """
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def on_epoch_begin(self, state: State) -> None:
-        """Open the bar."""
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=state.batches, desc=f"epoch {state.epoch}/{state.epochs}", unit="batch", leave=False)
-
-    def on_batch_end(self, state: State) -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            self._bar.set_postfix({name: f"{value:.4f}" for name, value in state.logs.items()}, refresh=False)
-            self._bar.update()
-
-    def on_epoch_end(self, state: State) -> None:
-        """Close the bar and print the line."""
-        self._close()
-        parts = [f"epoch {state.epoch}/{state.epochs}"]
-        parts += [f"{name} {value:.4f}" for name, value in state.logs.items() if name.endswith(("loss", "accuracy"))]
-        print("  ".join(parts) + f"  {state.logs['images_per_second']:,.0f} images/s", flush=True)
-
-    def on_train_end(self, state: State) -> None:
-        """Close the bar that an interruption left open."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-class _Monitor:
+class Monitor:
     """Reads one column of the logs and tells when it is better than ever before."""
 
     def __init__(self, op: str, monitor: str, mode: str | None, min_delta: float = 0.0) -> None:
@@ -241,13 +247,15 @@ class EarlyStopping(Callback):
         self.restore_best = restore_best
         self.best_epoch = 0
         self._settings = ("EarlyStopping", monitor, mode, min_delta)
-        self._monitor = _Monitor(*self._settings)
+        self._monitor = Monitor(*self._settings)
         self._weights: dict[str, Any] | None = None
+        self._state: State | None = None
 
     def on_train_begin(self, state: State) -> None:
         """Forget an earlier training."""
-        self._monitor = _Monitor(*self._settings)
+        self._monitor = Monitor(*self._settings)
         self._weights = None
+        self._state = state
         self.best_epoch = 0
 
     def on_epoch_end(self, state: State) -> None:
@@ -255,7 +263,8 @@ class EarlyStopping(Callback):
         if self._monitor.improved(state.logs):
             self.best_epoch = state.epoch
             if self.restore_best:
-                self._weights = state.model.state_dict()
+                with state.evaluated():
+                    self._weights = state.model.state_dict()
         elif state.epoch - self.best_epoch >= self.patience:
             state.stop = True
 
@@ -263,64 +272,29 @@ class EarlyStopping(Callback):
         """Restore."""
         if self._weights is not None:
             state.model.load_state_dict(self._weights)
-            self._weights = None
+            state.average = None  # an EMA shall not put its last weights in the place of the best
+        self._weights = self._state = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best value, when it was, and its weights."""
+        weights = None if self._weights is None else dict(self._weights)
+        return {"best": self._monitor.best, "best_epoch": self.best_epoch, "weights": weights}
 
-class Checkpoint(Callback):
-    """Save the model after each epoch to one safetensors file, which the next epoch overwrites.
-
-    The file's metadata names the epoch and its figures. Folders that do not exist are made.
-
-    Args:
-        path: the file.
-        monitor: the column of the history that says which epoch is best.
-        save_best_only: save only epochs that are better than all before.
-        mode: "min" or "max"; None takes "min" for names that end in "loss" and "max" for those in "accuracy".
-
-    Raises:
-        ArgumentError: a column that the history lacks, or whose better end cannot be told from its name.
-
-    >>> import os, tempfile
-    >>> import minidl as md
-    >>> from minidl import nn
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "runs", "best.safetensors")
-    ...     checkpoint = md.train.Checkpoint(path, monitor="loss", save_best_only=True)
-    ...     state = md.train.State(nn.Linear(2, 1), optimizer=None, epochs=2)
-    ...     checkpoint.on_train_begin(state)
-    ...     for loss in (0.25, 0.5):  # as fit does
-    ...         state.epoch, state.logs = state.epoch + 1, {"epoch": state.epoch + 1, "loss": loss}
-    ...         checkpoint.on_epoch_end(state)
-    ...     md.io.load_metadata(path)["epoch"]
-    '1'
-    """
-
-    def __init__(
-        self, path: str | Path, monitor: str = "val_loss", save_best_only: bool = False, mode: str | None = None
-    ) -> None:
-        self.path = Path(path)
-        self.save_best_only = save_best_only
-        self._settings = ("Checkpoint", monitor, mode)
-        self._monitor = _Monitor(*self._settings) if save_best_only else None
-
-    def on_train_begin(self, state: State) -> None:
-        """Make the folder, so that a wrong path is found before the work is done."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.save_best_only:
-            self._monitor = _Monitor(*self._settings)
-
-    def on_epoch_end(self, state: State) -> None:
-        """Save."""
-        if self._monitor is None or self._monitor.improved(state.logs):
-            io.save(state.model, self.path, {name: str(value) for name, value in state.logs.items()})
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on; a training that had stopped has stopped, unless ``patience`` is longer now."""
+        self._monitor.best = saved["best"]
+        self.best_epoch = saved["best_epoch"]
+        self._weights = saved["weights"] if self.restore_best else None
+        if self._state is not None and self._state.finished > 0 and self._state.finished - self.best_epoch >= self.patience:
+            self._state.stop = True
 
 
 class Schedule(Callback):
-    """Step a learning-rate schedule after every epoch or every batch, and log the rate as ``lr``.
+    """Step a learning-rate schedule after every epoch or every step of the optimizer, and log the rate as ``lr``.
 
     Args:
         scheduler: one of ``minidl.optim``'s schedules, or anything with ``step()``.
-        every: "epoch" or "batch"; which of them the schedule was made for.
+        every: "epoch" or "batch", which is the optimizer's step; which of them the schedule was made for.
         monitor: a column of the history to pass to ``step(value)``, as ReduceLROnPlateau wants; only for "epoch".
 
     Raises:
@@ -344,7 +318,7 @@ class Schedule(Callback):
         if monitor is not None and every == "batch":
             raise ArgumentError.of("Schedule", "every='epoch' with a monitor", "every='batch'")
 
-    def on_batch_end(self, state: State) -> None:
+    def on_step_end(self, state: State) -> None:
         """Step."""
         if self.every == "batch":
             self.scheduler.step()
@@ -358,3 +332,18 @@ class Schedule(Callback):
             if self.monitor not in state.logs:
                 raise ArgumentError.of("Schedule", f"monitor as one of {', '.join(state.logs)}", repr(self.monitor))
             self.scheduler.step(state.logs[self.monitor])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The schedule's.
+
+        Raises:
+            ArgumentError: a schedule that cannot tell its state.
+        """
+        if not (hasattr(self.scheduler, "state_dict") and hasattr(self.scheduler, "load_state_dict")):
+            name = type(self.scheduler).__name__
+            raise ArgumentError.of("Schedule", "a schedule with state_dict and load_state_dict, for checkpoints", name)
+        return {"scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from the schedule's state."""
+        self.scheduler.load_state_dict(saved["scheduler"])
