@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -62,20 +63,92 @@ def use_dtype(dtype: Any) -> Iterator[None]:
 
 
 def cupy() -> ModuleType:
-    """The cupy module with a usable GPU behind it, or a DeviceError that says what is missing."""
+    """The cupy module with a usable GPU behind it, or a DeviceError that says what is missing.
+
+    Raises:
+        DeviceError: CuPy is not installed, or twice, or its libraries do not load; no driver; no GPU.
+    """
+    global _cupy
+    if _cupy is not None and sys.modules.get("cupy") is _cupy:
+        return _cupy
+    wheels = _cupy_wheels()
+    if len(wheels) > 1:
+        remove = f"pip uninstall {' '.join(wheels)}, then install minidl[cuda12] or minidl[cuda13]."
+        raise DeviceError.of(
+            "device", "one CuPy package", f"{len(wheels)}: {', '.join(wheels)}", f"They overwrite each other: {remove}"
+        )
     try:
         import cupy as cp
     except ImportError as error:
-        raise DeviceError.of(
-            "device", "CuPy for device 'cuda'", f"{type(error).__name__}: {error}", "Install minidl[cuda12] or minidl[cuda13]."
-        ) from error
+        cause = error.__cause__ or error  # CuPy puts a page of advice around it
+        got = f"{type(cause).__name__}: {cause}".rstrip(".")
+        raise DeviceError.of("device", "CuPy for device 'cuda'", got, "Install minidl[cuda12] or minidl[cuda13].") from error
     try:
         count = cp.cuda.runtime.getDeviceCount()
     except cp.cuda.runtime.CUDARuntimeError as error:
         raise DeviceError.of("device", "an NVIDIA GPU with its driver", str(error), "Use device='cpu'.") from error
     if count == 0:
         raise DeviceError.of("device", "an NVIDIA GPU", "none visible", "Check CUDA_VISIBLE_DEVICES or use device='cpu'.")
+    _cupy = cp
     return cp
+
+
+_cupy: ModuleType | None = None  # the one that has been looked at
+
+
+def _cupy_wheels() -> list[str]:
+    """The names of the installed packages that bring a ``cupy``."""
+    names = {str(found.metadata["Name"]).lower().replace("_", "-") for found in metadata.distributions()}
+    return sorted(name for name in names if name == "cupy" or name.startswith(("cupy-cuda", "cupy-rocm")))
+
+
+def on_device_of(array: Array) -> AbstractContextManager:
+    """A block in which CuPy works on the GPU of an array: new arrays lie there too. Does nothing for the CPU.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> with backend.on_device_of(np.zeros(2)):
+    ...     pass
+    """
+    if isinstance(array, (np.ndarray, np.generic)):
+        return _HERE
+    cp = sys.modules["cupy"]
+    index = array.device.id
+    return _HERE if index == cp.cuda.runtime.getDevice() else cp.cuda.Device(index)
+
+
+_HERE = nullcontext()
+
+
+def run_on(array: Array, function: Callable, *args: Any, **options: Any) -> Any:
+    """``function(*args, **options)`` on the device of an array. When a GPU's memory is full the error says how much there is.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> backend.run_on(np.zeros(2), max, 1, 2)
+    2
+    """
+    if isinstance(array, (np.ndarray, np.generic)):
+        return function(*args, **options)
+    try:
+        with on_device_of(array):
+            return function(*args, **options)
+    except MemoryError as error:
+        _explain(error, sys.modules["cupy"])
+        raise
+
+
+def _explain(error: MemoryError, cp: ModuleType) -> None:
+    """Add how much memory the GPU has, how much of it is free and how much CuPy's pool keeps."""
+    if not isinstance(error, cp.cuda.memory.OutOfMemoryError) or hasattr(error, "__notes__"):
+        return
+    free, total = cp.cuda.runtime.memGetInfo()
+    pool = cp.get_default_memory_pool()
+    error.add_note(
+        f"minidl: cuda:{cp.cuda.runtime.getDevice()} has {free / 2**30:.2f} of {total / 2**30:.2f} GiB free, CuPy's pool holds "
+        f"{pool.total_bytes() / 2**30:.2f} GiB, {pool.used_bytes() / 2**30:.2f} of them in use. Smaller batches take less; "
+        "under md.no_grad() nothing is kept for backward."
+    )
 
 
 def xp_of(array: Array) -> ModuleType:
@@ -156,7 +229,11 @@ def to_device(array: Array, device: str) -> Array:
     if is_array(array) and device_of(array) == f"cuda:{index}":
         return array
     with cp.cuda.Device(index):
-        return cp.asarray(array, order="K") if not isinstance(array, np.ndarray) else cp.array(array, order="K")
+        try:
+            return cp.asarray(array, order="K") if not isinstance(array, np.ndarray) else cp.array(array, order="K")
+        except MemoryError as error:
+            _explain(error, cp)
+            raise
 
 
 def to_numpy(array: Array) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend import Array
+from minidl.backend import Array, run_on
 from minidl.context import state
 from minidl.errors import DeviceError
 from minidl.tensor import Node, Tensor
@@ -67,29 +67,25 @@ class Function:
         Inputs that are not tensors (None, Python numbers, arrays) pass as they are and get no gradient.
         """
         recording = state.grad_enabled and cls.differentiable
-        arrays: list[Any] = []
-        edges: list[Node | Tensor | None] = []
-        needs: list[bool] = []
+        arrays, count = list(inputs), len(inputs)
+        edges: list[Node | Tensor | None] = [None] * count
+        needs = [False] * count
         kind = None
-        for value in inputs:
-            edge: Node | Tensor | None = None
+        for i, value in enumerate(inputs):
             if isinstance(value, Tensor):
-                array = value._array
-                if kind is None:
+                arrays[i] = array = value._array
+                if kind is not type(array):
+                    if kind is not None:
+                        raise _mixed_devices(cls.name, inputs)
                     kind = type(array)
-                elif kind is not type(array):
-                    raise _mixed_devices(cls.name, inputs)
                 if recording and value._requires_grad:
-                    edge = value._node
-                    if edge is None:
-                        edge = value
-                value = array
-            arrays.append(value)
-            edges.append(edge)
-            needs.append(edge is not None)
+                    edges[i] = value._node or value
+                    needs[i] = True
         node = Node(cls, tuple(edges), tuple(needs))
         try:
-            if state.names is None:
+            if kind is not np.ndarray and kind is not None:
+                result = _on_gpu(cls, node, inputs, arrays, params)
+            elif state.names is None:
                 result = _quietly(cls.forward, node, arrays, params)
             else:  # in a module, whose call has told NumPy to be quiet
                 result = cls.forward(node, *arrays, **params)
@@ -109,6 +105,14 @@ class Function:
 @np.errstate(all="ignore")  # infinities and NaN are results here, not warnings
 def _quietly(forward: Callable, node: Node, arrays: list, params: dict) -> Any:
     return forward(node, *arrays, **params)
+
+
+def _on_gpu(function: type[Function], node: Node, inputs: tuple, arrays: list, params: dict) -> Any:
+    """CuPy works on the GPU that is current: make it that of the arrays."""
+    gpus = [value._array for value in inputs if isinstance(value, Tensor)]
+    if len(gpus) > 1 and len({array.device.id for array in gpus}) > 1:
+        raise _mixed_devices(function.name, inputs)
+    return run_on(gpus[0], function.forward, node, *arrays, **params)
 
 
 def _mixed_devices(op: str, inputs: tuple) -> DeviceError:

@@ -152,10 +152,10 @@ def empty_like(x: np.ndarray) -> np.ndarray:
     >>> memory.empty_like(np.zeros((2, 3), np.float32).T).strides
     (4, 12)
     """
-    if x.nbytes < SMALL:
-        return np.empty_like(x)
     if x.flags.c_contiguous:
         return empty(x.shape, x.dtype)
+    if x.nbytes < SMALL:
+        return np.empty_like(x)
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
     inverse = [0] * x.ndim
     for position, axis in enumerate(order):
@@ -201,6 +201,18 @@ def spatial_first(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(w.transpose(2, 3, 1, 0))
 
 
+def shaped(elements: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """A view of 1-D elements with the shape and the memory order of ``like`` (as many elements of its dtype, dense).
+
+    >>> import numpy as np
+    >>> from minidl import memory
+    >>> memory.shaped(np.arange(6), like=np.zeros((3, 2), int).T)
+    array([[0, 2, 4],
+           [1, 3, 5]])
+    """
+    return np.ndarray(like.shape, elements.dtype, elements, 0, like.strides)
+
+
 def in_order_of(x: np.ndarray, like: np.ndarray) -> np.ndarray:
     """x in the memory order of ``like`` (same shape, dense); one copy when it lies otherwise.
 
@@ -224,24 +236,29 @@ def flat(x: np.ndarray) -> np.ndarray | None:
     >>> memory.flat(np.arange(6).reshape(2, 3).T), memory.flat(np.arange(6)[::2])
     (array([0, 1, 2, 3, 4, 5]), None)
     """
-    if not x.flags.c_contiguous:
-        last = sum([(n - 1) * stride for n, stride in zip(x.shape, x.strides)])  # where the last element begins
-        if last != x.nbytes - x.itemsize:
-            return None
+    if x.flags.c_contiguous:
+        return x.reshape(-1)
+    last = 0  # where the last element begins
+    for n, stride in zip(x.shape, x.strides):
+        last += (n - 1) * stride
+    if last != x.nbytes - x.itemsize:
+        return None
     y = x.ravel("K")
     return y if y.base is not None else None  # without a base it is a copy
 
 
-def dense(x: np.ndarray) -> np.ndarray:
-    """x itself when its elements lie side by side in some order of the axes, else one C-contiguous copy.
+def dense(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x itself when its elements lie side by side in some order of the axes, else one C-contiguous copy; and these elements.
 
     >>> import numpy as np
     >>> from minidl import memory
-    >>> memory.dense(np.arange(6)[::2])
-    array([0, 2, 4])
+    >>> memory.dense(np.arange(12).reshape(2, 6)[:, ::2])
+    (array([[ 0,  2,  4],
+           [ 6,  8, 10]]), array([ 0,  2,  4,  6,  8, 10]))
     """
-    if x.flags.c_contiguous or flat(x) is not None:
-        return x
-    y = empty(x.shape, x.dtype)
-    y[...] = x
-    return y
+    elements = flat(x)
+    if elements is None:
+        copy = empty(x.shape, x.dtype)
+        copy[...] = x
+        return copy, copy.reshape(-1)
+    return x, elements

@@ -172,6 +172,9 @@ class Tensor:
 
     def _replace(self, array: Array) -> None:
         """Take new values, in the memory order and on the device of the old ones, which live graphs keep."""
+        if state.recorder is not None and not isinstance(self._array, np.ndarray):
+            self._array[...] = array  # where the graph's next replay reads them
+            return
         fresh = backend.xp_of(self._array).empty_like(self._array)
         fresh[...] = backend.to_device(array, self.device)
         self._array = fresh
@@ -461,7 +464,7 @@ class Tensor:
                 raise GraphError.of(
                     "backward", "a tensor of one element, or grad=", f"shape {self.shape}", "Use loss.mean() or pass grad=."
                 )
-            array = backend.xp_of(self._array).ones_like(self._array)
+            array = backend.run_on(self._array, backend.xp_of(self._array).ones_like, self._array)
         elif isinstance(grad, Tensor) and grad.dtype == self.dtype:
             array = grad._array  # tensors are not written to, so no copy is needed
         else:
@@ -469,7 +472,7 @@ class Tensor:
         if array.shape != self.shape:
             raise ShapeError.of("backward", f"grad of shape {self.shape}", f"{array.shape}")
         array = backend.to_device(array, self.device)
-        _walk(self._node if self._node is not None else self, array, retain_graph)
+        backend.run_on(array, _walk, self._node if self._node is not None else self, array, retain_graph)
 
     if TYPE_CHECKING:  # the operations become methods in minidl.ops; this tells type checkers and editors
         T: Tensor
@@ -568,7 +571,8 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
         if node.saved is None:
             raise _freed(node)
         try:
-            incoming = node.function.backward(node, gy)
+            backward = node.function.backward
+            incoming = backward(node, gy) if type(gy) is np.ndarray else backend.run_on(gy, backward, node, gy)
         except Exception as error:
             error.add_note(f"in the backward of {_place(node)}")
             raise

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from cuda_emulator import emulator, stand_in
 
 import minidl as md
 from minidl import backend, context, kernels, memory
@@ -15,15 +16,38 @@ try:
 except Exception:  # CuPy raises its own errors for a missing driver
     HAS_GPU = False
 
-DEVICES = [
+NO_GPU = "no NVIDIA GPU with CuPy"
+DEVICES = [  # without a GPU its kernels run on the CPU, where there is a compiler for them
     "cpu",
-    pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU with CuPy")]),
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not HAS_GPU and emulator.MISSING is not None, reason=f"{NO_GPU}, {emulator.MISSING}"),
+        ],
+    ),
 ]
 
 
 def pytest_generate_tests(metafunc):
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", DEVICES)
+
+
+@pytest.fixture
+def emulated():
+    """The stand-in for CuPy in place of it, with its counts."""
+    if emulator.MISSING:
+        pytest.skip(emulator.MISSING)
+    with stand_in.installed() as module:
+        yield module
+
+
+@pytest.fixture(autouse=True)
+def gpu(request):
+    """What tests on device "cuda" run on: the GPU, or else the stand-in."""
+    if not HAS_GPU and "cuda" in str(getattr(request.node, "callspec", None) and request.node.callspec.params.get("device")):
+        request.getfixturevalue("emulated")
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +60,7 @@ def unchanged_global_state():
             "grad mode": state.grad_enabled,
             "module path": state.path,
             "kernels": state.kernels,
+            "tf32": state.tf32,
             "watchers": state.watchers,
             "default dtype": backend.default_dtype(),
             "pool": memory._enabled,

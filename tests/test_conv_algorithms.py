@@ -15,7 +15,7 @@ pytest.importorskip("numba")
 from numba import config
 
 from minidl.kernels import cpu
-from minidl.kernels.cpu import _direct, _jit
+from minidl.kernels.cpu import _direct, _jit, conv
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU
 
 FAST = settings(max_examples=40 if config.DISABLE_JIT else 150, deadline=None, derandomize=True)
@@ -177,6 +177,7 @@ NETWORK_SHAPES = [
     (2, 32, 111, 64, 3, 1, 0),
     (2, 3, 224, 64, 7, 2, 3),
     (2, 64, 56, 256, 1, 1, 0),
+    (2, 256, 28, 64, 1, 1, 0),
     (2, 128, 28, 128, 3, 1, 1, "depthwise"),
 ]
 
@@ -193,6 +194,21 @@ def test_accuracy(shape):
     for algorithm in cpu.conv2d_algorithms(x.shape, w.shape, *geometry, x.dtype):
         if algorithm != "loops":
             close(run(cpu, x, w, b, gy, geometry, algorithm), want, [np.zeros(1)] * 4, algorithm)
+
+
+@pytest.mark.parametrize("dtype", "fd")
+@pytest.mark.parametrize(
+    ("C", "O", "size", "stride", "groups"), [(3, 5, 4, 1, 1), (40, 7, 5, 1, 1), (6, 4, 5, 1, 2), (20, 33, 6, 2, 1)]
+)
+def test_one_pixel_windows(C, O, size, stride, groups, dtype):
+    """As for large images and many channels: pixels are asked for ahead of time, and gw is a product of matrices."""
+    geometry = (stride, stride), ((0, 0), (0, 0)), (1, 1), groups
+    x, w, b, gy = normal((3, C, size, size), (O, C // groups, 1, 1), geometry, dtype)
+    want = exact(*(a.astype(np.float64) for a in (x, w, b, gy)), *geometry)
+    with mock.patch.object(_direct, "FAR_BYTES", 0), mock.patch.object(conv, "MANY_CHANNELS", 1):
+        close(run(cpu, x, w, b, gy, geometry, "direct"), want, [np.zeros(1)] * 4, "direct")
+        _, _, gb = cpu.conv2d_backward(gy, x, w, (size, size), *geometry, (False, True, False), "direct")
+    assert gb is None
 
 
 @pytest.mark.parametrize("dtype", "fd")

@@ -91,13 +91,16 @@ CASES = {  # layers, shape of x, names of what runs, the last one first
     "winograd, pool": ([nn.Conv2d(32, 32, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2)], (8, 32, 15, 15), ["conv2d_relu"]),
     "one image": ([nn.Conv2d(3, 5, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2)], (3, 6, 6), ["conv2d_relu"]),
     "no image": ([nn.Conv2d(3, 5, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2)], (0, 3, 6, 6), ["conv2d_relu"]),
+    "linear": ([nn.Linear(40, 21, rng=0), nn.ReLU()], (7, 40), ["linear_relu"]),
+    "linear, few rows": ([nn.Linear(40, 21, bias=False, rng=0), nn.ReLU()], (2, 40), ["linear_relu"]),
+    "linear, more axes": ([nn.Linear(40, 21, rng=0), nn.ReLU(), nn.ReLU()], (2, 3, 40), ["relu", "linear_relu"]),
     "network": (
         [
             *(nn.Conv2d(1, 16, 3, rng=0), nn.ReLU(), nn.Conv2d(16, 32, 3, rng=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(32, 32, 3, rng=2), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10, rng=3), nn.ReLU()),
         ],
         (4, 1, 14, 14),
-        ["relu", "linear", "conv2d_relu", "conv2d_relu", "conv2d_relu"],
+        ["linear_relu", "conv2d_relu", "conv2d_relu", "conv2d_relu"],
     ),
     "one layer twice": (
         [*[nn.Conv2d(4, 4, 3, padding=1, rng=0), nn.ReLU()] * 2, nn.MaxPool2d(2)],

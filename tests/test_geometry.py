@@ -273,6 +273,22 @@ def test_resampling_is_its_definition(case, parallel, data):
         np.testing.assert_allclose((y * v).sum(), (x * back).sum(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", "fd")
+@pytest.mark.parametrize("channels", [1, 8, 17, 64, 83])
+def test_resampling_of_many_channels(channels, dtype):
+    """Whole blocks of vectors and what is left of them; a NaN stays in its channel."""
+    x = np.random.default_rng(0).standard_normal((2, channels, 6, 7)).astype(dtype)
+    x[1, channels // 2, 4, 4] = np.nan
+    tables = _mean_windows(6, 3, 2, 1, False, "inside"), _adaptive_windows(7, 3)
+    expected = generic.resample(x, *tables)
+    assert np.isnan(expected).any(axis=(0, 2, 3)).sum() == 1
+    for kernels in PACKAGES:
+        for layout in LAYOUTS:
+            y = kernels.resample(laid_out(x, layout), *tables)
+            assert y.dtype == x.dtype
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kernels", ["generic", "fast"])
 def test_indices_point_at_the_maxima(kernels):
     """return_indices: x.ravel()[index] is y, with padding, dilation, and more taps than a byte can number."""

@@ -51,6 +51,8 @@ def close(a, b, dtype, message):
 @pytest.mark.parametrize(("spec", "sample"), SAMPLES)
 def test_value(spec, sample, kernels, device):
     """Forward equals the oracle, in float64."""
+    if device != "cpu" and "dropout" in spec.name + sample.name:
+        pytest.skip("a GPU draws its own random numbers")
     with md.use_kernels(kernels):
         ys, _ = run(spec, sample, device=device)
     expected = outputs(spec.oracle(*sample.args, **sample.kwargs))

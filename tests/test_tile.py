@@ -422,14 +422,17 @@ def test_product(M, K, N, a_turned, b_turned, with_start, dtype, many_threads):
     a, b, start = a.astype(dtype), b.astype(dtype), start.astype(dtype)
     a, b = (np.asfortranarray(m) if turned else m for m, turned in ((a, a_turned), (b, b_turned)))
     with pieces(256, many_threads):
-        close(_product.product(a, b, start if with_start else None), want)
+        y = _product.product(a, b, start if with_start else None)
+        close(y, want)
+        np.testing.assert_array_equal(_product.product(a, b, start if with_start else None, relu=True), np.maximum(y, 0))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0)])
 def test_empty_product(shape):
     M, K, N = shape
-    start = np.arange(N, dtype=float)
-    np.testing.assert_array_equal(_product.product(np.ones((M, K)), np.ones((K, N)), start), np.tile(start, (M, 1)))
+    a, b, start = np.ones((M, K)), np.ones((K, N)), np.arange(N, dtype=float) - 1
+    np.testing.assert_array_equal(_product.product(a, b, start), np.tile(start, (M, 1)))
+    np.testing.assert_array_equal(_product.product(a, b, start, relu=True), np.tile(np.maximum(start, 0), (M, 1)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -449,6 +452,23 @@ def test_linear(rows, dtype):
             assert [g is not None for g in got] == list(needs)
             close(got[i], gradients[i])
             assert got[i].flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [0, 1, 4, 5, 64])
+def test_linear_relu(rows, dtype):
+    """What is below 0 becomes 0 in the same pass, and NaN stays."""
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((rows, 70), (40, 70), (40,)))
+    w[3] = np.nan
+    for bias in (b, None):
+        for many_threads in (False, True):
+            with pieces(256, many_threads):
+                y = cpu_linear.linear_forward(x, w, bias)
+                got = cpu_linear.linear_relu_forward(x, w, bias)
+            assert np.isnan(got[:, 3]).all()
+            np.testing.assert_array_equal(got, np.maximum(y, 0))
+            assert not rows or 0 < (got == 0).mean() < 1
 
 
 # ---------------------------------------------------------------------------------------- other processors

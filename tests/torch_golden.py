@@ -74,6 +74,7 @@ def torch_function(name: str) -> Any:
         ),
         "conv2d": lambda *a, algorithm="auto", **k: F.conv2d(*a[:7], **k),
         "conv2d_relu": lambda *a, pool=1, **k: F.max_pool2d(F.relu(F.conv2d(*a[:7], **k)), a[7] if len(a) > 7 else pool),
+        "linear_relu": lambda *a, **k: F.relu(F.linear(*a, **k)),
         "softmax": lambda x, dim=-1: F.softmax(x, dim),  # PyTorch has no default axis
         "log_softmax": lambda x, dim=-1: F.log_softmax(x, dim),
         "batch_norm": lambda x, running_mean=None, running_var=None, *a, **k: F.batch_norm(

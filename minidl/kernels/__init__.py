@@ -18,12 +18,13 @@ from types import ModuleType
 
 import numpy as np
 
-from minidl.backend import Array
+from minidl.backend import Array, is_array
 from minidl.context import state
 from minidl.errors import ArgumentError
 from minidl.kernels import generic
 
 _cpu: ModuleType | None = None
+_cuda: ModuleType | None = None
 
 
 def _load_cpu() -> ModuleType:
@@ -42,6 +43,16 @@ def _load_cpu() -> ModuleType:
     return _cpu
 
 
+def _load_cuda() -> ModuleType:
+    """The CUDA kernels."""
+    global _cuda
+    if _cuda is None:
+        from minidl.kernels import cuda
+
+        _cuda = cuda
+    return _cuda
+
+
 def _after_fork() -> None:
     """OpenMP does not survive fork(): a child that enters a parallel region is killed, so it takes the generic kernels."""
     global _cpu
@@ -54,9 +65,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def kernels_for(x: Array) -> ModuleType:
-    """The kernel package for an array: Numba's for float32 and float64 on the CPU, else the generic one."""
-    if type(x) is np.ndarray and x.dtype.char in "fd" and state.kernels == "fast":
-        return _cpu or _load_cpu()
+    """The kernel package for an array of float32 or float64: Numba's on the CPU, CUDA's on a GPU; else the generic one."""
+    if type(x) is np.ndarray:
+        if x.dtype.char in "fd" and state.kernels == "fast":
+            return _cpu or _load_cpu()
+    elif is_array(x) and not isinstance(x, np.ndarray) and x.dtype.char in "fd" and state.kernels == "fast":
+        return _cuda or _load_cuda()
     return generic
 
 

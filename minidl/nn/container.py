@@ -93,9 +93,9 @@ class Sequential(_Numbered):
     Notes:
         ``model[0]``, ``model[-1]``, ``model[1:3]`` (which shares the modules and keeps their names), ``len(model)``,
         iteration, ``append``, ``extend``, ``insert`` and ``del model[0]`` work as for a list.
-        A convolution, a ReLU and a max pooling by 2 in a row run as one operation (``minidl.conv2d_relu``), so do a batch
-        normalisation and a ReLU, and, in evaluation under ``no_grad``, a convolution and a batch normalisation, as long as
-        no hook asks for what lies between. The results are the same but for rounding.
+        A convolution, a ReLU and a max pooling by 2 in a row run as one operation (``minidl.conv2d_relu``), so do a
+        fully connected layer or a batch normalisation and a ReLU, and, in evaluation under ``no_grad``, a convolution and a
+        batch normalisation, as long as no hook asks for what lies between. The results are the same but for rounding.
     Raises:
         DtypeError: something that is no module.
         ArgumentError: a name that is empty, has a dot, or exists already.

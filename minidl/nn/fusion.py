@@ -9,6 +9,7 @@ from minidl.context import state
 from minidl.errors import ShapeError
 from minidl.nn.activation import ReLU
 from minidl.nn.conv import Conv2d
+from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 from minidl.nn.normalization import BatchNorm1d, BatchNorm2d
 from minidl.nn.pooling import MaxPool2d
@@ -16,7 +17,7 @@ from minidl.nn.pooling import MaxPool2d
 __all__ = ["adds_residual", "fused", "in_a_row"]
 
 
-_FIRST = {Conv2d, BatchNorm1d, BatchNorm2d}
+_FIRST = {Conv2d, Linear, BatchNorm1d, BatchNorm2d}
 
 
 def in_a_row(modules: Sequence[Module], x: Any, residual: Any = None) -> Any:
@@ -43,8 +44,9 @@ def fused(modules: Sequence[Module], i: int) -> tuple[int, dict[str, Any]]:
     """How many of ``modules`` from i on the call ``modules[i](x, **options)`` runs, and these options.
 
     A convolution takes along a batch normalisation, when that has nothing to learn or collect, then a ReLU, then a max
-    pooling by 2; a batch normalisation takes a ReLU. Nobody may ask for what lies between: no hook of these
-    modules, and no watcher of operations (summaries, profiles). A subclass may mean something else and stays alone.
+    pooling by 2; a fully connected layer and a batch normalisation take a ReLU. Nobody may ask for what lies between: no
+    hook of these modules, and no watcher of operations (summaries, profiles). A subclass may mean something else and stays
+    alone.
     """
     first, after = modules[i], i + 1
     options: dict[str, Any] = {}

@@ -75,9 +75,9 @@ class Linear(Module):
             bound = 1 / math.sqrt(self.in_features)
             init.uniform_(self.bias, -bound, bound, rng=rng)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply and add."""
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Multiply and add; and, when Sequential says so, do what the ReLU behind this layer would do (see ``nn.fusion``)."""
+        return (F.linear_relu if relu else F.linear)(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Sizes and whether there is a bias."""

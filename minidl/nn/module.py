@@ -178,7 +178,9 @@ class Module:
         outer = state.path
         state.path = names.get(id(self)) or f"{outer}.{type(self).__name__}"
         try:
-            return self._run(inputs, options)
+            if self._pre_hooks or self._hooks:
+                return self._between_hooks(inputs, options)
+            return self.forward(*inputs, **options)
         finally:
             state.path = outer
 
@@ -188,14 +190,12 @@ class Module:
         outer = state.path
         state.path, state.names = type(self).__name__, self._path_names()
         try:
-            return self._run(inputs, options)
+            return self._between_hooks(inputs, options)
         finally:
             state.path, state.names = outer, None
 
-    def _run(self, inputs: tuple, options: dict[str, Any]) -> Any:
-        """``forward`` between its hooks."""
-        if not self._pre_hooks and not self._hooks:
-            return self.forward(*inputs, **options)
+    def _between_hooks(self, inputs: tuple, options: dict[str, Any]) -> Any:
+        """The pre-hooks, ``forward`` and the hooks."""
         for hook in tuple(self._pre_hooks):
             changed = hook(self, inputs)
             if changed is not None:
@@ -253,8 +253,16 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it, each once."""
-        return (module for _, module in self.named_modules())
+        """This module and all below it, each once, parents first."""
+        found: dict[int, Module] = {}
+        waiting = [self]
+        while waiting:
+            module = waiting.pop()
+            if id(module) not in found:
+                found[id(module)] = module
+                if module._modules:
+                    waiting += reversed(module._modules.values())
+        return iter(found.values())
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The direct children with their names."""
@@ -312,8 +320,9 @@ class Module:
 
     def train(self, mode: bool = True) -> Module:
         """Switch this module and all below to training (dropout drops, batch norm uses the batch)."""
+        mode = bool(mode)
         for module in self.modules():
-            object.__setattr__(module, "training", bool(mode))
+            module.__dict__["training"] = mode
         return self
 
     def eval(self) -> Module:

@@ -40,9 +40,16 @@ def real_tensor(op: str, value: Any, name: str = "x", hint: str = "Convert with 
 
 def same_dtype(op: str, **tensors: Tensor | None) -> None:
     """Refuse float32 mixed with float64: convolution weights and images must agree."""
-    if len({t._array.dtype for t in tensors.values() if t is not None}) > 1:
-        got = ", ".join(f"{name} {t.dtype}" for name, t in tensors.items() if t is not None)
-        raise DtypeError.of(op, "one dtype for all tensors", got, "Convert with .astype, or the module with .to('float32').")
+    first = None
+    for t in tensors.values():
+        if t is None:
+            continue
+        if first is None:
+            first = t._array.dtype
+        elif t._array.dtype != first:
+            got = ", ".join(f"{name} {t.dtype}" for name, t in tensors.items() if t is not None)
+            hint = "Convert with .astype, or the module with .to('float32')."
+            raise DtypeError.of(op, "one dtype for all tensors", got, hint)
 
 
 def ndim(op: str, x: Tensor, expected: int, letters: str, name: str = "x") -> None:
@@ -78,7 +85,10 @@ def pair(op: str, name: str, value: Any, minimum: int = 1) -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ArgumentError.of(op, f"{name} as an integer or a pair (height, width)", repr(value))
-        return integer(op, name, value[0], minimum), integer(op, name, value[1], minimum)
+        height, width = value
+        if type(height) is type(width) is int and height >= minimum and width >= minimum:
+            return height, width
+        return integer(op, name, height, minimum), integer(op, name, width, minimum)
     n = integer(op, name, value, minimum)
     return n, n
 

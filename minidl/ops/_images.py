@@ -23,18 +23,19 @@ def batch(op: str, x: Any, name: str = "x", letters: str = "C, H, W") -> tuple[T
         ShapeError: another number of axes, or an axis other than the first of length 0.
     """
     x = real_tensor(op, x, name)
-    axes = letters.count(",") + 2
-    if x.ndim not in (axes - 1, axes):
-        raise ShapeError.of(op, f"{name} of shape (N, {letters}) or ({letters})", f"shape {x.shape}")
-    if 0 in x.shape[-axes + 1 :]:
-        raise ShapeError.of(op, f"{name} with no empty axis but the first", f"shape {x.shape}")
-    return (expand_dims(x, 0), True) if x.ndim == axes - 1 else (x, False)
+    axes, shape = letters.count(",") + 2, x._array.shape
+    if len(shape) not in (axes - 1, axes):
+        raise ShapeError.of(op, f"{name} of shape (N, {letters}) or ({letters})", f"shape {shape}")
+    if 0 in shape[-axes + 1 :]:
+        raise ShapeError.of(op, f"{name} with no empty axis but the first", f"shape {shape}")
+    return (expand_dims(x, 0), True) if len(shape) == axes - 1 else (x, False)
 
 
 def fits(op: str, size: tuple[int, ...], kernel: tuple[int, int], padding: tuple, dilation: tuple[int, int]) -> None:
     """Require that at least one window fits into the padded image; ``padding`` is ((top, bottom), (left, right))."""
-    span = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
-    padded = tuple(n + sum(p) for n, p in zip(size, padding, strict=True))
+    (H, W), (KH, KW), (DH, DW), ((top, bottom), (left, right)) = size, kernel, dilation, padding
+    span = DH * (KH - 1) + 1, DW * (KW - 1) + 1
+    padded = H + top + bottom, W + left + right
     if span[0] > padded[0] or span[1] > padded[1]:
         needed = tuple(max(0, -(-(s - n) // 2)) for s, n in zip(span, size, strict=True))
         dilated = f" (with dilation {dilation} it spans {span})" if dilation != (1, 1) else ""

@@ -36,7 +36,8 @@ def _weights(op: str, x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, Tensor
     """Weights of four axes and a bias, if any, of the dtype of x."""
     w = real_tensor(op, weight, "weight")
     b = None if bias is None else real_tensor(op, bias, "bias")
-    if w.ndim != 4 or 0 in w.shape:
+    shape = w._array.shape
+    if len(shape) != 4 or 0 in shape:
         letters = "(O, C/groups, KH, KW)" if op == "conv2d" else "(C, O/groups, KH, KW)"
         raise ShapeError.of(op, f"weight of shape {letters}, no axis empty", f"shape {w.shape}")
     same_dtype(op, x=x, weight=w, bias=b)

@@ -42,13 +42,21 @@ class Conv2dRelu(Function):
         y, kept = kernels.conv2d_relu_forward(x, w, b, *ctx.geometry)
         ctx.save(x if ctx.needs[1] else None, w, kept)
         ctx.size = x.shape[2:]
-        ctx.out_size = tuple(conv_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
         return y
 
     @staticmethod
     def backward(ctx: Any, gy: Array) -> tuple:
         x, w, kept = ctx.saved
-        return kernels_for(gy).conv2d_relu_backward(gy, kept, x, w, ctx.size, ctx.out_size, *ctx.geometry, ctx.needs)
+        size = _out_size(ctx.size, w.shape[2:], *ctx.geometry[:3])
+        return kernels_for(gy).conv2d_relu_backward(gy, kept, x, w, ctx.size, size, *ctx.geometry, ctx.needs)
+
+
+def _out_size(size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> Pair:
+    """(OH, OW) before pooling."""
+    return (
+        conv_size(size[0], kernel[0], stride[0], padding[0], dilation[0]),
+        conv_size(size[1], kernel[1], stride[1], padding[1], dilation[1]),
+    )
 
 
 def _oracle(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, pool=1):
@@ -139,7 +147,7 @@ def conv2d_relu(
     if pool not in (1, 2):
         raise ArgumentError.of("conv2d_relu", "pool of 1 or 2", str(pool))
     if pool == 2:
-        sides = zip(x.shape[2:], w.shape[2:], geometry["stride"], geometry["padding"], geometry["dilation"], strict=True)
-        fits("conv2d_relu", tuple(conv_size(*side) for side in sides), (2, 2), ((0, 0), (0, 0)), (1, 1))
+        size = _out_size(x.shape[2:], w.shape[2:], geometry["stride"], geometry["padding"], geometry["dilation"])
+        fits("conv2d_relu", size, (2, 2), ((0, 0), (0, 0)), (1, 1))
     y = Conv2dRelu.apply(x, w, b, **geometry, pool=pool)
     return squeeze(y, 0) if single else y

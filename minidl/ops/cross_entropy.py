@@ -43,15 +43,14 @@ def _scores(op: str, x: Any) -> tuple[Tensor, int, tuple[int, ...]]:
 
 
 def _labels(op: str, target: Tensor, classes: int, shape: tuple[int, ...], ignore_index: int) -> Tensor:
-    """Class indices as int64, each within range: compiled kernels index with them unchecked."""
+    """Class indices as int64, each within range; on a GPU, where to look at them would mean to wait, kernels check them."""
     if target.dtype.kind not in "iu":
         raise DtypeError.of(op, "target of integer class indices", describe(target), "Convert with .astype('int64').")
     if target.shape != shape:
         raise ShapeError.of(op, f"target of shape {shape}, one label per row of classes", f"shape {target.shape}")
     t = target._array.astype(np.int64, copy=False)
-    bad = ((t < 0) | (t >= classes)) & (t != ignore_index)
-    if bad.any():
-        where = tuple(int(i) for i in xp_of(t).argwhere(bad)[0])
+    if isinstance(t, np.ndarray) and (bad := ((t < 0) | (t >= classes)) & (t != ignore_index)).any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
         expected = f"labels from 0 to {classes - 1} (or ignore_index={ignore_index})"
         raise ArgumentError.of(op, expected, f"{int(t[where])} at index {where}")
     return Tensor.wrap(t)
@@ -181,7 +180,8 @@ class CrossEntropy(Function):
 
 def _label_weight(labels: Array, weight: Array, ignore_index: int) -> Array:
     """The sum of the weights of the labels that count: what the mean divides by."""
-    return weight[labels[labels != ignore_index]].sum()
+    xp, kept = xp_of(labels), labels != ignore_index
+    return xp.where(kept, weight[xp.where(kept, labels, 0)], 0).sum()  # a selection by ``kept`` would wait for the GPU
 
 
 class CrossEntropyProbabilities(Function):
@@ -280,6 +280,7 @@ def cross_entropy(
         x are scores, not probabilities: softmax is part of this function. Rows labelled ``ignore_index`` give 0
         and no gradient. The mean over class indices divides by the sum of the weights of the labels that count
         (none: NaN); the mean over probabilities divides by the number of rows. NaN in a row makes its loss NaN.
+        On a GPU, which is not waited for, so does a label out of range.
     Raises:
         ArgumentError: a label out of range, an unknown reduction, label_smoothing outside of [0, 1].
         DtypeError: integer scores; floating labels.

@@ -10,7 +10,7 @@ import numpy as np
 from minidl.backend import Array, as_array, default_dtype, is_array, to_device, xp_of
 from minidl.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from minidl.function import Function
-from minidl.kernels.generic import scatter_add
+from minidl.kernels import kernels_for
 from minidl.ops._arguments import axis_index, describe, integer, tensor
 from minidl.ops.compare import where
 from minidl.ops.elementwise import number_dtype
@@ -37,7 +37,7 @@ class Getitem(Function):
     def backward(ctx: Any, gy: Array) -> Array:
         gx = xp_of(gy).zeros(ctx.shape, gy.dtype)
         if any(is_array(part) and part.dtype.kind in "iu" for part in ctx.index):
-            scatter_add(gx, ctx.index, gy)  # an index array may name an element several times
+            kernels_for(gx).scatter_add(gx, ctx.index, gy)  # an index array may name an element several times
         else:
             gx[ctx.index] = gy
         return gx
@@ -227,7 +227,7 @@ class Take(Function):
     def backward(ctx: Any, gy: Array) -> Array:
         (index,) = ctx.saved
         gx = xp_of(gy).zeros(ctx.shape, gy.dtype)
-        scatter_add(gx, (*(slice(None),) * ctx.axis, index), gy)
+        kernels_for(gx).scatter_add(gx, (*(slice(None),) * ctx.axis, index), gy)
         return gx
 
 
@@ -296,7 +296,7 @@ class Gather(Function):
     def backward(ctx: Any, gy: Array) -> Array:
         (index,) = ctx.saved
         gx = xp_of(gy).zeros(ctx.shape, gy.dtype)
-        scatter_add(gx, _grid(index, ctx.axis), gy)
+        kernels_for(gx).scatter_add(gx, _grid(index, ctx.axis), gy)
         return gx
 
 

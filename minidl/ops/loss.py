@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend import FLOATS, Array, xp_of
+from minidl.backend import FLOATS, Array
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
 from minidl.kernels import kernels_for
@@ -360,10 +360,9 @@ def _weight_errors(draw: Draw) -> list[ErrorSample]:
 
 
 def _check_probabilities(op: str, name: str, p: Tensor, hint: str) -> None:
-    """Refuse values outside of [0, 1]; NaN passes."""
-    bad = (p._array < 0) | (p._array > 1)
-    if bad.any():
-        where = tuple(int(i) for i in xp_of(bad).argwhere(bad)[0])
+    """Refuse values outside of [0, 1]; NaN passes. Not on the GPU: to look at them would mean to wait for it."""
+    if isinstance(p._array, np.ndarray) and (bad := (p._array < 0) | (p._array > 1)).any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ArgumentError.of(op, f"{name} of probabilities from 0 to 1", f"{float(p._array[where])} at index {where}", hint)
 
 

@@ -281,9 +281,9 @@ def _batch_relu_samples(draw: Draw) -> list[Sample]:
     ]
 
 
-def _batch_relu_oracle(x: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
-    *args, residual = args if len(args) > 7 else (*args, 0.0)
-    return np.maximum(_batch_oracle(x, *args, **kwargs) + residual, 0)
+def _batch_relu_oracle(x: np.ndarray, *args: Any, residual: Any = 0.0, **kwargs: Any) -> np.ndarray:
+    plain, (residual, *_) = args[:7], (*args[7:], residual)
+    return np.maximum(_batch_oracle(x, *plain, **kwargs) + residual, 0)
 
 
 @op(

@@ -87,9 +87,10 @@ def _padding(op: str, padding: Any, kernel: Pair) -> Pair:
 
 def _fits(op: str, x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> None:
     """Require at least one window; the first may reach over the edge too when ``ceil_mode`` says so."""
-    geometry = zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
-    if any(_pooled_size(*axis, ceil_mode) < 1 for axis in geometry):
-        fits(op, x.shape[2:], kernel, tuple((p, p) for p in padding), dilation)
+    size = x.shape[2:]
+    for i in (0, 1):
+        if _pooled_size(size[i], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) < 1:
+            fits(op, size, kernel, tuple((p, p) for p in padding), dilation)
 
 
 class Largest(Function):

@@ -15,7 +15,8 @@ import numpy as np
 from minidl.backend import Array, xp_of
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
-from minidl.kernels.generic import scatter_add, sum_to
+from minidl.kernels import kernels_for
+from minidl.kernels.generic import sum_to
 from minidl.ops._arguments import axes_tuple, axis_index, choice, describe, integer, number, tensor
 from minidl.ops.elementwise import common_float
 from minidl.registry import ErrorSample, Sample, op
@@ -576,7 +577,7 @@ class PadRepeat(Function):
     def backward(ctx: Any, gy: Array) -> Array:
         for axis in range(gy.ndim - 1, -1, -1):
             gx = xp_of(gy).zeros(ctx.shapes[axis], gy.dtype)
-            scatter_add(gx, (*(slice(None),) * axis, ctx.sources[axis]), gy)
+            kernels_for(gx).scatter_add(gx, (*(slice(None),) * axis, ctx.sources[axis]), gy)
             gy = gx
         return gy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from types import ModuleType
 
 import numpy as np
 
@@ -104,7 +105,10 @@ def _total(gradients: list[Array], order: float) -> float:
     if not gradients:
         return 0.0
     if order == 2:
-        return math.sqrt(sum(kernels_for(g).square_sum(g) for g in gradients))
+        alike: dict[ModuleType, list[Array]] = {}  # by kernels: all gradients on one device, as a rule
+        for g in gradients:
+            alike.setdefault(kernels_for(g), []).append(g)
+        return math.sqrt(sum(kernels.square_sums(of_one) for kernels, of_one in alike.items()))
     with np.errstate(all="ignore"):
         sizes = [xp_of(g).abs(g).astype(np.float64) for g in gradients]
         if order == math.inf:

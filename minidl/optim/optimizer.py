@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from minidl.backend import Array, device_of, is_array, to_device, to_numpy, xp_of
+from minidl.backend import Array, device_of, is_array, on_device_of, to_device, to_numpy, xp_of
+from minidl.context import state
 from minidl.errors import ArgumentError, DeviceError, DtypeError, GraphError, ShapeError
+from minidl.kernels import kernels_for
 from minidl.ops._arguments import describe, number
 from minidl.tensor import Tensor
 
@@ -55,6 +58,7 @@ class Optimizer:
         self.check_options(self.defaults)
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, dict[str, Any]] = {}
+        self._launches: dict[int, dict[Any, Any]] = {}  # what kernels keep from one step of a group to the next
         items = self._items(params)
         groups = items if items and all(isinstance(item, Mapping) for item in items) else [{"params": items}]
         for group in groups:
@@ -175,14 +179,51 @@ class Optimizer:
             ShapeError, DtypeError, DeviceError: a gradient that does not fit its parameter; nothing has
                 been updated then.
         """
-        due = [(p, group) for group in self.param_groups for p in group["params"] if p._grad is not None]
-        for p, _ in due:
-            self._check_gradient(p)
-        for p, group in due:
-            state = self.state.get(p)
-            if state is None:
-                state = self.state[p] = {}
-            self.update(p.writable(), p._grad._array, state, group)  # type: ignore[union-attr]
+        due = [[p for p in group["params"] if p._grad is not None] for group in self.param_groups]
+        for params in due:
+            for p in params:
+                self._check_gradient(p)
+        self._update(due, launch=True)
+        if state.recorder is not None:
+            state.recorder.optimizer(self)
+
+    @np.errstate(all="ignore")
+    def advance(self) -> None:
+        """Count a step that a CUDA graph is about to take, and hand it the options of now, such as the learning rate.
+
+        A step that was captured into a CUDA graph reads its numbers from device memory. The first replay is the step
+        that was captured; call ``advance`` before each of the others. Gradients must be at the same addresses, which
+        they are when the graph computes them too.
+
+        Raises:
+            ArgumentError: parameters on the CPU, generic kernels, or an ``update`` that is not minidl's: no graph holds those.
+        """
+        if not self._fuses:
+            raise ArgumentError.of(f"{self._name}.advance", "an update of minidl's own", "another one", "Call step().")
+        self._update([[p for p in group["params"] if p._grad is not None] for group in self.param_groups], launch=False)
+
+    def _update(self, due: list[list[Tensor]], launch: bool) -> None:
+        """``update`` for these parameters of each group, on a GPU all of a group at once."""
+        for i, (params, group) in enumerate(zip(due, self.param_groups)):
+            if not params:
+                continue
+            with on_device_of(params[0]._array), self._together(i, params, launch):
+                for p in params:
+                    state = self.state.get(p)
+                    if state is None:
+                        state = self.state[p] = {}
+                    self.update(p.writable(), p._grad._array, state, group)  # type: ignore[union-attr]
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether ``update`` does nothing to a parameter but by one kernel, which may therefore run later."""
+        return type(self).update.__module__.startswith("minidl.")
+
+    def _together(self, group: int, params: list[Tensor], launch: bool) -> AbstractContextManager[None]:
+        """The block in which the kernels of several updates become one."""
+        if not params or not self._fuses:
+            return nullcontext()
+        return kernels_for(params[0]._array).together(self._launches.setdefault(group, {}), launch)
 
     def _check_gradient(self, p: Tensor) -> None:
         g = p._grad._array  # type: ignore[union-attr]

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._prefetch import prefetch
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, pool_rows, relu_row, relu_row_gradient, unpool_rows
 from minidl.kernels.cpu._tile import NARROW, WIDE, Shape, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
 from minidl.kernels.generic.conv import Pair, conv_size
@@ -38,6 +39,8 @@ __all__ = ["correlate", "forward_axis", "gradient_axes", "scatter", "weight_grad
 WIDE_ROW, NARROW_ROW = Shape(1, WIDE.vectors), Shape(1, NARROW.vectors)  # to copy with
 
 PIECE_PIXELS = 256  # output pixels worked on at a time
+LINE = 16  # float32 numbers of a cache line
+FAR_BYTES = 1 << 23  # of images that are not in a cache any more
 PIECE_BYTES = 1 << 18  # of the copy with zeros around that a piece may need
 MACS_PER_ELEMENT = 32  # multiply-adds that take as long as one element of an elementwise kernel, for threads()
 
@@ -162,16 +165,26 @@ def weight_positions(w_shape: tuple[int, ...], h: Axis, w: Axis, transposed: int
 
 
 @serial
-def _sums(shape, x, pixel, tap, w, step, start, y, out, columns, add):
-    """y[out[p] + c] = start[c] + sum over k of x[pixel[p] + tap[k]] * w[k * step + c], for c < columns; or added to y."""
+def _sums(shape, x, pixel, tap, w, step, start, y, out, columns, add, ahead):
+    """y[out[p] + c] = start[c] + sum over k of x[pixel[p] + tap[k]] * w[k * step + c], for c < columns; or added to y.
+
+    ``ahead``, if not zero, is how far from a tile's pixels those of the next begin, which are then asked for in time.
+    """
     last = pixel.size - 1
     for p in range(0, pixel.size, shape.rows):
         rows = tile_offsets(shape, pixel, p, last)
         tile = tile_start(shape, start)
         at = 0
-        for k in range(tap.size):
-            tile = tile_fma(tile, x, rows, tap[k], w, at)
-            at += step
+        if ahead:
+            for first in range(0, tap.size, LINE):
+                prefetch(x, rows, tap[first] + ahead)
+                for k in range(first, min(first + LINE, tap.size)):
+                    tile = tile_fma(tile, x, rows, tap[k], w, at)
+                    at += step
+        else:
+            for k in range(tap.size):
+                tile = tile_fma(tile, x, rows, tap[k], w, at)
+                at += step
         if add:
             tile_add(tile, y, tile_offsets(shape, out, p, last), pixel.size - p, columns)
         else:
@@ -179,12 +192,12 @@ def _sums(shape, x, pixel, tap, w, step, start, y, out, columns, add):
 
 
 @serial
-def panel(x, pixel, tap, w, step, start, y, out, columns, add, lanes):
+def panel(x, pixel, tap, w, step, start, y, out, columns, add, ahead, lanes):
     """``_sums`` by the tile that fits."""
     if columns > lanes:
-        _sums(WIDE, x, pixel, tap, w, step, start, y, out, columns, add)
+        _sums(WIDE, x, pixel, tap, w, step, start, y, out, columns, add, ahead)
     else:
-        _sums(NARROW, x, pixel, tap, w, step, start, y, out, columns, add)
+        _sums(NARROW, x, pixel, tap, w, step, start, y, out, columns, add, ahead)
 
 
 @serial
@@ -264,7 +277,7 @@ def _read(x, copy, numbers, n, images, line):
 
 @threaded
 def _correlate(
-    x, w, start, y, winner, follows, pixel, tap, out, numbers, groups, OG, lanes, copies, results, pieces, part, parts
+    x, w, start, y, winner, follows, pixel, tap, out, numbers, groups, OG, ahead, lanes, copies, results, pieces, part, parts
 ):
     """A convolution and what follows. w and start are packed panels, for each group of OG columns."""
     if fork(part, parts):
@@ -281,9 +294,10 @@ def _correlate(
                 width, used = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
                 place = g * padded + o
                 weights, group = w[place * tap.size :], target[g * OG + o :]
+                far = ahead if o == 0 else 0  # later panels of weights find the pixels in the cache
                 panel(
                     *(source[g * CG :], pixel[:pixels], tap, weights, width),
-                    *(start[place:], group, out[:pixels], used, False, lanes),
+                    *(start[place:], group, out[:pixels], used, False, far, lanes),
                 )
         if follows == RELU:
             relu_row(target[: pixels * O])
@@ -321,7 +335,7 @@ def _weight_gradient(
     CG, OG, gw, gb, copy = numbers[3] // groups, O // groups, gws[part], gbs[part], copies[part]
     zeros, packing = panels[part, : WIDE.vectors * lanes], panels[part, WIDE.vectors * lanes :]
     gw[:], gb[:], zeros[:] = 0, 0, 0
-    one, add = np.int64(1), np.bool_(True)  # literals would make Numba compile the callees once more
+    one, add, near = np.int64(1), np.bool_(True), np.int64(0)  # literals would make Numba compile the callees once more
     for piece in range(first, last):
         n, images, line, pixels, at = _where(numbers, piece)
         gradients = undone[part, : pixels * O]
@@ -342,7 +356,10 @@ def _weight_gradient(
                         packed = packing
                         pack(gradients[g * OG + o :], out[:pixels], one, used, packed, lanes)
                     results = gw[g * OG + o :]
-                    panel(source[g * CG :], tap, pixel[:pixels], packed, width, zeros, results, w_out, used, add, lanes)
+                    panel(
+                        *(source[g * CG :], tap, pixel[:pixels], packed, width),
+                        *(zeros, results, w_out, used, add, near, lanes),
+                    )
         if gb.size:
             _add_columns(gradients, O, gb[0], gb[1])
 
@@ -362,7 +379,7 @@ def _scatter(
     N, H, W, C, images = numbers[:5]
     bands, depth, OG, CG = numbers[6], tap.size, channel.size, numbers[3] // groups
     gx[first * images * H * W * C : min(last * images, N) * H * W * C] = 0
-    padded = w.size // (groups * OG)
+    padded, near = w.size // (groups * OG), np.int64(0)
     for piece in range(first * bands, last * bands):
         n, count, line, pixels, at = _where(numbers, piece)
         target = copy
@@ -375,7 +392,7 @@ def _scatter(
                 width, columns = panel_width(depth - k, lanes), min(depth - k, WIDE.vectors * lanes)
                 panel(
                     *(gy[at + g * OG :], out[:pixels], channel, w[(g * padded + k) * OG :], width),
-                    *(zeros, windows[k:], line_start[:pixels], columns, False, lanes),
+                    *(zeros, windows[k:], line_start[:pixels], columns, False, near, lanes),
                 )
             for p in range(pixels):
                 for k in range(0, depth, run):
@@ -452,9 +469,13 @@ def correlate(
         pack(w[g * group_step :], position, step, OG, packed[g * columns * position.size :], vector)
     parts = min(threads(_work(N, h, v, position.size * O)), max(t.pieces, 1))
     copies, results = _room(parts, t.copies, dtype), _room(parts, t.pixel.size * O if follows == POOL else 0, dtype)
+    # Windows of several pixels overlap, and have mostly been read; small images are in a cache; and a short sum is no
+    # time to wait for memory.
+    near = t.copies or position.size > x.shape[3] // groups or x.nbytes < FAR_BYTES or position.size <= LINE
+    ahead = 0 if near else WIDE.rows * v.stride * x.shape[3]
     _correlate(
         *(parts, x.reshape(-1), packed, start.reshape(-1), y.reshape(-1), _flat(winner, np.uint8), follows),
-        *(t.pixel, t.tap, t.out, t.numbers, groups, OG, vector, copies, results, t.pieces),
+        *(t.pixel, t.tap, t.out, t.numbers, groups, OG, ahead, vector, copies, results, t.pieces),
     )
 
 

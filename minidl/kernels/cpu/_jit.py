@@ -23,6 +23,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
+from numba.np.ufunc import parallel
 
 from minidl.kernels.cpu._compiling import compiling
 
@@ -131,8 +132,9 @@ def fork(part: int, parts: int) -> bool:
     return False
 
 
+numba.get_num_threads()  # starts the threads, without which compiled code that forks cannot be loaded
+
 if not config.DISABLE_JIT:
-    numba.get_num_threads()  # starts the threads, without which compiled code that forks cannot be loaded
 
     @intrinsic
     def fork(typing: Any, part: Any, parts: Any) -> Any:
@@ -170,4 +172,4 @@ def share(size: int, part: int, parts: int) -> tuple[int, int]:
 
 def threads(work: int) -> int:
     """How many parts to cut ``work`` elements into."""
-    return 1 if work < PARALLEL_MIN else numba.get_num_threads()
+    return 1 if work < PARALLEL_MIN else parallel._get_num_threads()  # numba's own, without asking whether they have started

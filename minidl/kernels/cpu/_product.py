@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import types
 
 from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._relu_pool import relu_row
 from minidl.kernels.cpu._tile import (
     _I32,
     _I64,
@@ -36,6 +37,7 @@ from minidl.memory import empty
 __all__ = ["NOTHING", "product"]
 
 TILE = Shape(8, 2) if VECTOR_BYTES == 64 else WIDE  # batches are multiples of 8 more often than of 9
+SLIM = Shape(TILE.rows, 1)  # for what is left at the right, as ten classes are
 ONE = Shape(1, 1)
 
 ROWS, DEPTH = 256, 256  # of a block of a
@@ -99,7 +101,7 @@ def _turned(x, position, step, rows, count):
     size = lanes(x.dtype)
     values = np.zeros((size, size), x.dtype)
     for r in range(size):
-        row = x[position + min(r, rows - 1) * step :][:count]
+        row = x[position + min(r, rows - 1) * step :][: min(count, size)]
         values[: row.size, r] = row
     return tuple(values)
 
@@ -123,9 +125,9 @@ def _copy(x, step, rows, columns, y, line, lanes):
 
 
 @serial
-def _tile_of(shape, a, step, panel, depth, start, add, y, y_row, m, rows, columns, lanes):
-    """y[m:, :], as many rows and columns as a tile has, = start + a panel; or added to y."""
-    places, width = _rows(shape, m, rows - 1, step), shape.vectors * lanes
+def _tile_of(shape, a, step, panel, width, depth, start, add, y, y_row, m, rows, columns):
+    """y[m:, :], as many rows and columns as a tile has, = start + a panel, ``width`` wide; or added to y."""
+    places = _rows(shape, m, rows - 1, step)
     tile, at = tile_start(shape, start), 0
     for k in range(depth):
         tile = tile_fma(tile, a, places, k, panel, at)
@@ -137,8 +139,11 @@ def _tile_of(shape, a, step, panel, depth, start, add, y, y_row, m, rows, column
 
 
 @threaded
-def _product(a, a_row, a_k, b, b_k, b_column, start, y, sums, M, K, N, lanes, scratch, part, parts):
-    """y = start + a b, and sums = the sums over the rows of a; start and sums may be empty. A part is some columns, or rows."""
+def _product(a, a_row, a_k, b, b_k, b_column, start, y, sums, relu, M, K, N, lanes, scratch, part, parts):
+    """y = start + a b, or the larger of this and 0, and sums = the sums over the rows of a; start and sums may be empty.
+
+    A part is some columns, or rows.
+    """
     if fork(part, parts):
         return
     wide, y_row, share_sums = TILE.vectors * lanes, N, part == 0
@@ -185,28 +190,40 @@ def _product(a, a_row, a_k, b, b_k, b_column, start, y, sums, M, K, N, lanes, sc
                     begin[c] = start[n + c] if k == 0 and start.size else 0
                 for r in range(0, rows, TILE.rows):
                     for c in range(0, columns, wide):
-                        place = source, step, panels[c * deep :], deep, begin[c:], k > 0, to_y[c:], y_row
-                        _tile_of(TILE, *place, r, rows, columns - c, lanes)
+                        place = source, step, panels[c * deep :], wide, deep, begin[c:], k > 0, to_y[c:], y_row
+                        if columns - c <= lanes:
+                            _tile_of(SLIM, *place, r, rows, columns - c)
+                        else:
+                            _tile_of(TILE, *place, r, rows, columns - c)
+        if relu:
+            for r in range(m, m + rows):
+                relu_row(y[r * y_row :][:N])
 
 
 def _flat(a: np.ndarray) -> tuple[np.ndarray, int, int]:
     """The elements of a matrix in memory order, and the steps from row to row and from column to column."""
-    if a.flags.c_contiguous:
+    flags = a.flags
+    if flags.c_contiguous:
         return a.reshape(-1), a.shape[1], 1
-    if a.flags.f_contiguous:
-        return a.T.reshape(-1), 1, a.shape[0]
+    if flags.f_contiguous:
+        return a.ravel("K"), 1, a.shape[0]
     return np.ascontiguousarray(a).reshape(-1), a.shape[1], 1
 
 
 NOTHING = {np.dtype(t): np.empty(0, t) for t in "fd"}  # in place of an array that is not there
 
 
-def product(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None, sums: np.ndarray | None = None) -> np.ndarray:
-    """start + a b, of matrices (M, K) and (K, N) and a row of N values (None: zeros); ``sums`` gets the sums of a's rows."""
+def product(
+    a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None, sums: np.ndarray | None = None, relu: bool = False
+) -> np.ndarray:
+    """start + a b, of matrices (M, K) and (K, N) and a row of N values (None: zeros); ``relu``: the larger of this and 0.
+
+    ``sums`` gets the sums of a's rows.
+    """
     (M, K), N, dtype = a.shape, b.shape[1], a.dtype
     y = empty((M, N), dtype)
     if y.size == 0 or K == 0:
-        y[...] = 0 if start is None else start
+        y[...] = 0 if start is None else np.maximum(start, 0) if relu else start
         if sums is not None:
             sums[...] = a.sum(1)
         return y
@@ -216,7 +233,7 @@ def product(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None, sums:
     parts = threads(M * K * N // MACS_PER_ELEMENT)
     panels, block = (2 * DEPTH + vector) * TILE.vectors * vector, (min(M, ROWS) + vector) * (min(K, DEPTH) + GAP)
     scratch = empty((parts, panels + block + 64), dtype)
-    start, sums = (NOTHING[dtype] if row is None else row for row in (start, sums))
-    arrays = flat_a, a_row, a_k, flat_b, b_k, b_column, np.ascontiguousarray(start), y.reshape(-1), sums
-    _product(parts, *arrays, M, K, N, vector, scratch)
+    start = NOTHING[dtype] if start is None else np.ascontiguousarray(start)
+    sums = NOTHING[dtype] if sums is None else sums
+    _product(parts, flat_a, a_row, a_k, flat_b, b_k, b_column, start, y.reshape(-1), sums, relu, M, K, N, vector, scratch)
     return y

@@ -13,7 +13,7 @@ import numpy as np
 
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._math import erf, exp, expm1, log1p_unit, row_max, tanh, wide
-from minidl.memory import dense, empty, empty_like, flat, in_order_of
+from minidl.memory import dense, empty, in_order_of, shaped
 
 __all__ = [
     "elu_backward",
@@ -48,18 +48,17 @@ A, B = math.sqrt(2 / math.pi), 0.044715  # the tanh form of gelu
 
 
 def _forward(kernel: Callable, work: int, x: np.ndarray, *constants: float) -> np.ndarray:
-    x = dense(x)
-    y = empty_like(x)
-    kernel(threads(work * x.size), flat(x), flat(y), *map(float, constants))
-    return y
+    x, elements = dense(x)
+    y = empty(elements.shape, x.dtype)
+    kernel(threads(work * x.size), elements, y, *map(float, constants))
+    return shaped(y, like=x)
 
 
 def _backward(kernel: Callable, work: int, gy: np.ndarray, s: np.ndarray, *constants: float) -> np.ndarray:
-    s = dense(s)
-    gy = in_order_of(gy, s)
-    gx = empty_like(s)
-    kernel(threads(work * s.size), flat(gy), flat(s), flat(gx), *map(float, constants))
-    return gx
+    s, elements = dense(s)
+    gx = empty(elements.shape, s.dtype)
+    kernel(threads(work * s.size), in_order_of(gy, s).ravel("K"), elements, gx, *map(float, constants))
+    return shaped(gx, like=s)
 
 
 @threaded

@@ -7,7 +7,8 @@ Images are (N, H, W, C) and weights (KH, KW, C/G, O) in memory.
     depthwise   plain sums over the window, channels side by side: G = C = O                _depthwise.py
     direct      sums on register tiles, from the images:                                    _direct.py
                 y, gw, gb; gx likewise, from gy with the kernel turned, or, where that is
-                wasteful, as products of gy and weights that are added window by window
+                wasteful, as products of gy and weights that are added window by window; gw of
+                1x1 kernels with many channels as a product of matrices                 _product.py
     im2col      the windows as columns of a matrix, and BLAS: the textbook                  generic/conv.py
     loops       the definition                                                              generic/conv.py
 
@@ -24,6 +25,7 @@ import numpy as np
 from minidl.kernels.cpu._depthwise import depthwise, depthwise_weights
 from minidl.kernels.cpu._direct import Axis, correlate, forward_axis, gradient_axes, padded, scatter, weight_gradient
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
+from minidl.kernels.cpu._product import product
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, follow, undo
 from minidl.kernels.cpu._tile import lanes
 from minidl.kernels.cpu.winograd import winograd_backward, winograd_can, winograd_forward, winograd_pays
@@ -43,6 +45,7 @@ __all__ = [
 Needs = tuple[bool, bool, bool]
 Gradients = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
+MANY_CHANNELS = 256  # of pixels from which gw of a 1x1 convolution is a product of matrices
 MOST_PHASES = 16  # of a strided gx; each is a convolution of its own
 WINOGRAD = {"winograd4": 4, "winograd2": 2}  # the side of a tile of outputs
 
@@ -256,6 +259,9 @@ def _backward(
                     correlate(gy, w, None, gx, rows, columns, groups, transposed=True)
     if algorithm == "depthwise" and gw is not None and images is not None:
         depthwise_weights(images, gy, gw, gb, h, v)
+    elif gw is not None and images is not None and follows == PLAIN and groups == 1 and _by_product(w, stride, h, v, size):
+        if not _weights_by_product(gy, images, gw, gb):
+            weight_gradient(gy, None, None, gb, image, h, v, groups)
     elif gw is not None or gb is not None:
         weight_gradient(gy, images, gw, gb, image, h, v, groups, follows, kept)
     return (
@@ -275,4 +281,24 @@ def _window_by_window(w: np.ndarray, size: Pair, h: Axis, v: Axis, stride: Pair,
     slower = 1.3 ** ((padded(CG, vector) == vector) + (phases > 1))
     turned = size[0] * size[1] / phases * KH * KW * padded(CG, vector) * slower
     windows = h.outputs * v.outputs * padded(KH * KW * CG, vector) * (1 + 12 * groups / O)
-    return windows < turned or phases > MOST_PHASES
+    return (windows < turned and KH * KW * phases > 1) or phases > MOST_PHASES
+
+
+def _by_product(w: np.ndarray, stride: Pair, h: Axis, v: Axis, size: Pair) -> bool:
+    """Whether gw costs less as a product of matrices: windows of one pixel, and so many channels that pixels are far apart."""
+    (KH, KW, CG, O), same = w.shape, (h.outputs, v.outputs) == size and (h.start, v.start) == (0, 0)
+    return KH * KW == 1 and same and stride == (1, 1) and max(CG, O) >= MANY_CHANNELS
+
+
+def _weights_by_product(gy: np.ndarray, x: np.ndarray, gw: np.ndarray, gb: np.ndarray | None) -> bool:
+    """gw = x^T gy of the pixels, or gw^T = gy^T x: the product turns its left side, so that is the one of fewer channels.
+
+    Returns whether gb, too, is filled.
+    """
+    C, O = gw.shape[2:]
+    pixels, gradients = x.reshape(-1, C), gy.reshape(-1, O)
+    if O > C:
+        gw[0, 0] = product(pixels.T, gradients)
+        return gb is None
+    gw[0, 0] = product(gradients.T, pixels, sums=gb).T
+    return True

@@ -12,7 +12,7 @@ from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._product import NOTHING, product
 from minidl.memory import empty
 
-__all__ = ["linear_backward", "linear_forward"]
+__all__ = ["linear_backward", "linear_forward", "linear_relu_forward"]
 
 FEW_ROWS = 4
 MACS_PER_ELEMENT = 8  # multiply-adds outside of a tile that take as long as one element of an elementwise kernel
@@ -20,8 +20,8 @@ RUN = 2048  # of gx that stays in the first-level cache while all rows of w are 
 
 
 @threaded
-def _dots(x, w, b, y, part, parts):
-    """y = x w^T + b: row by row of w; b may be empty."""
+def _dots(x, w, b, y, relu, part, parts):
+    """y = x w^T + b, or the larger of this and 0: row by row of w; b may be empty."""
     if fork(part, parts):
         return
     first, last = share(w.shape[0], part, parts)
@@ -31,7 +31,8 @@ def _dots(x, w, b, y, part, parts):
             other, total = x[m], w.dtype.type(0)
             for k in range(row.size):
                 total += other[k] * row[k]
-            y[m, n] = total + b[n] if b.size else total
+            total = total + b[n] if b.size else total
+            y[m, n] = w.dtype.type(0) if relu and total <= 0 else total
 
 
 @threaded
@@ -53,11 +54,20 @@ def _combine(gy, w, gx, part, parts):
 
 def linear_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
     """y = x w^T + b."""
+    return _forward(x, w, b, False)
+
+
+def linear_relu_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+    """y = max(x w^T + b, 0)."""
+    return _forward(x, w, b, True)
+
+
+def _forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, relu: bool) -> np.ndarray:
     if len(x) > FEW_ROWS:
-        return product(x, w.T, b)
+        return product(x, w.T, b, relu=relu)
     y = empty((len(x), len(w)), x.dtype)
     bias = NOTHING[x.dtype] if b is None else np.ascontiguousarray(b)
-    _dots(threads(y.size * w.shape[1] // MACS_PER_ELEMENT), np.ascontiguousarray(x), np.ascontiguousarray(w), bias, y)
+    _dots(threads(y.size * w.shape[1] // MACS_PER_ELEMENT), np.ascontiguousarray(x), np.ascontiguousarray(w), bias, y, relu)
     return y
 
 

@@ -19,7 +19,7 @@ from minidl.kernels.cpu._jit import fork, share, threaded, threads
 from minidl.kernels.cpu._tile import _instruction
 from minidl.memory import empty, in_order_of
 
-__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sum"]
+__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sums"]
 
 LIGHT = 2  # so many elements are as much work as one elsewhere: below 65536 the waking of a second thread costs more
 BLOCK = 4096  # elements that stay in a fast cache from one loop to the next
@@ -259,9 +259,12 @@ def _square_sum(x, sums, part, parts):
     sums[part] = s
 
 
-def square_sum(x: np.ndarray) -> float:
-    """The sum of x^2 in float64."""
-    parts = threads(x.size // LIGHT)
-    sums = np.empty(parts)
-    _square_sum(parts, x.ravel("K"), sums)
-    return float(sums.sum())
+def square_sums(arrays: list[np.ndarray]) -> float:
+    """The sum of x^2 over all elements of all arrays, in float64."""
+    total = 0.0
+    for x in arrays:
+        parts = threads(x.size // LIGHT)
+        sums = np.empty(parts)
+        _square_sum(parts, x.ravel("K"), sums)
+        total += float(sums.sum())
+    return total

@@ -1,54 +1,62 @@
-"""Resampling compiled by Numba: one pass, row by row, over channels-last images."""
+"""Resampling compiled by Numba: one pass over channels-last images, whose channels are summed up in registers."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._jit import fork, share, threaded, threads
+from minidl.kernels.cpu._tile import Shape, lanes, tile_start, tile_store
+from minidl.kernels.cpu._vector import vectors_load, vectors_store
 from minidl.kernels.generic.resize import Taps
-from minidl.memory import channels_last, empty, empty_images
+from minidl.memory import channels_last, empty
 
 __all__ = ["resample"]
 
-
-@serial
-def _resample_row(x, y, line, row_index, row_weight, index, weight, count):
-    """One output row y (OUT, C) from an image x (H, W, C), by way of ``line``: the weighted sum of its input rows."""
-    C = x.shape[2]
-    line[:] = 0
-    for k in range(row_index.size):
-        source, v = x[row_index[k]].reshape(-1), row_weight[k]
-        for i in range(line.size):
-            line[i] += v * source[i]
-    for o in range(y.shape[0]):
-        to = y[o]
-        to[:] = 0
-        for k in range(count[o]):
-            source, v = line[index[o, k] * C : (index[o, k] + 1) * C], weight[o, k]
-            for c in range(C):
-                to[c] += v * source[c]
+ONE, FOUR = Shape(1, 1), Shape(1, 4)
 
 
 @threaded
-def _resample(x, y, lines, rows, columns, part, parts):
+def _resample(x, y, rows, columns, zeros, lanes, part, parts):
+    """A row of y after the other: some channels at a time, the weighted sum of the pixels that it sees.
+
+    Four vectors of channels are there at once where there are as many, because each sum waits for its last addition.
+    """
     if fork(part, parts):
         return
     row_index, row_weight, row_count = rows
     index, weight, count = columns
-    OH, line = y.shape[1], lines[part]
-    first, last = share(y.shape[0] * OH, part, parts)
+    (_, H, W, C), (N, OH, OW, _) = x.shape, y.shape
+    first, last = share(N * OH, part, parts)
+    images, out, number = x.reshape(-1), y.reshape(-1), x.dtype.type
     for unit in range(first, last):
         n, i = unit // OH, unit % OH
-        k = row_count[i]
-        _resample_row(x[n], y[n, i], line, row_index[i, :k], row_weight[i, :k], index, weight, count)
+        for j in range(OW):
+            c, place = 0, (unit * OW + j) * C
+            while C - c >= 4 * lanes:
+                four = tile_start(FOUR, zeros)
+                for k in range(row_count[i]):
+                    line = (n * H + row_index[i, k]) * W
+                    for m in range(count[j]):
+                        pixels = tile_start(FOUR, images[(line + index[j, m]) * C + c :])
+                        four = four + number(row_weight[i, k]) * number(weight[j, m]) * pixels
+                tile_store(four, out, (place + c,), 1, 4 * lanes)
+                c += 4 * lanes
+            while c < C:
+                (total,) = vectors_load(ONE, images, 0, 0, 0)
+                for k in range(row_count[i]):
+                    line = (n * H + row_index[i, k]) * W
+                    for m in range(count[j]):
+                        (pixel,) = vectors_load(ONE, images, (line + index[j, m]) * C + c, 0, C - c)
+                        total = total + number(row_weight[i, k]) * number(weight[j, m]) * pixel
+                vectors_store(out, place + c, 0, C - c, (total,))
+                c += lanes
 
 
 def resample(x: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
     """y[n, c, i, j] = sum over k, m of rows.value[i, k] columns.value[j, m] x[n, c, rows.index[i, k], columns.index[j, m]]."""
-    N, C, _, W = x.shape
-    y = empty_images(N, C, len(rows.count), len(columns.count), x.dtype)
-    images, out = channels_last(x), channels_last(y)
-    lines = empty((threads(max(x.size, y.size)), W * C), x.dtype)
-    tables = [(taps.index, taps.value.astype(x.dtype), taps.count) for taps in (rows, columns)]
-    _resample(len(lines), images, out, lines, *tables)
-    return y
+    x = channels_last(x)
+    y = empty((len(x), len(rows.count), len(columns.count), x.shape[3]), x.dtype)
+    tables = (rows.index, rows.value, rows.count), (columns.index, columns.value, columns.count)
+    vector = lanes(x.dtype)
+    _resample(threads(max(x.size, y.size)), x, y, *tables, np.zeros(4 * vector, x.dtype), vector)
+    return y.transpose(0, 3, 1, 2)

@@ -68,10 +68,10 @@ def _products(
 
 def conv2d_loops(
     x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> np.ndarray:
+) -> Array:
     """Convolution as it is defined, one multiplication at a time: to be read and to test the others by, not to be used."""
     OH, OW = (conv_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
-    y = np.zeros((len(x), len(w), OH, OW), x.dtype)
+    y = xp_of(x).zeros((len(x), len(w), OH, OW), x.dtype)
     if b is not None:
         y += b[:, None, None]
     for i_y, i_x, i_w in _products(x.shape, w.shape, stride, padding, dilation, groups):
@@ -92,8 +92,9 @@ def conv2d_loops_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """The gradients of the same products: from y = x w follow gx = gy w and gw = gy x."""
     shape = (len(gy), w.shape[1] * groups, *size)
-    gx = np.zeros(shape, gy.dtype) if needs[0] else None
-    gw = np.zeros(w.shape, gy.dtype) if needs[1] else None
+    xp = xp_of(gy)
+    gx = xp.zeros(shape, gy.dtype) if needs[0] else None
+    gw = xp.zeros(w.shape, gy.dtype) if needs[1] else None
     for i_y, i_x, i_w in _products(shape, w.shape, stride, padding, dilation, groups):
         if gx is not None:
             gx[i_x] += gy[i_y] * w[i_w]

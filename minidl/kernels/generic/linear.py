@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from minidl.backend import Array
+from minidl.kernels.generic.activation import relu_forward
 
-__all__ = ["linear_backward", "linear_forward"]
+__all__ = ["linear_backward", "linear_forward", "linear_relu_forward"]
 
 
 def linear_forward(x: Array, w: Array, b: Array | None) -> Array:
@@ -13,6 +14,11 @@ def linear_forward(x: Array, w: Array, b: Array | None) -> Array:
     if b is not None:
         y += b
     return y
+
+
+def linear_relu_forward(x: Array, w: Array, b: Array | None) -> Array:
+    """y = max(x w^T + b, 0)."""
+    return relu_forward(linear_forward(x, w, b))
 
 
 def linear_backward(

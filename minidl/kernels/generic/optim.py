@@ -8,12 +8,33 @@ derivative of an L2 penalty), ``maximize`` climbs instead of descending.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from minidl.backend import Array, xp_of
+from minidl.errors import ArgumentError
 
-__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sum"]
+__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sums", "together"]
+
+
+@contextmanager
+def together(memory: dict[Any, Any], launch: bool = True) -> Iterator[None]:
+    """Updates inside of the block may run at its end, as one; here each runs at once.
+
+    ``memory``, which is the caller's, keeps what helps the next block. Without ``launch`` only the numbers of the
+    updates change, for the replay of a CUDA graph, which there is none of here.
+
+    Raises:
+        ArgumentError: launch is False.
+    """
+    if not launch:
+        raise ArgumentError.of(
+            "advance", "parameters on a GPU, and its own kernels", "kernels that run at once", "Call step()."
+        )
+    yield
 
 
 def _direction(p: Array, g: Array, weight_decay: float, maximize: bool) -> Array:
@@ -128,7 +149,6 @@ def adagrad_update(p: Array, g: Array, total: Array, lr: float, eps: float, weig
 
 
 @np.errstate(all="ignore")
-def square_sum(x: Array) -> float:
-    """The sum of x^2, reckoned in float64 so that large float32 values do not overflow."""
-    x = x.astype(np.float64)
-    return float((x * x).sum())
+def square_sums(arrays: list[Array]) -> float:
+    """The sum of x^2 over all elements of all arrays, reckoned in float64 so that large float32 values do not overflow."""
+    return float(sum([(x.astype(np.float64) ** 2).sum() for x in arrays]))

@@ -1,0 +1,73 @@
+"""The fully connected layer on the GPU: products by cuBLAS, the bias by a small kernel, its gradient by sums in fixed order."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from minidl.backend import Array, xp_of
+from minidl.context import state
+from minidl.kernels.cuda._sums import add_bias, column_sums
+
+__all__ = ["linear_backward", "linear_forward", "linear_relu_forward"]
+
+ONE, ZERO = ctypes.c_float(1), ctypes.c_float(0)
+
+
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a b for matrices (M, K) and (K, N), into a C-contiguous ``out`` if given. On tensor cores inside of ``allow_tf32``."""
+    xp = xp_of(a)
+    if out is None:
+        out = xp.empty((a.shape[0], b.shape[1]), a.dtype)
+    if xp is not np and state.tf32 and a.dtype == np.float32 and a.shape[1] and out.size:
+        _product_tf32(a, b, out)
+    else:
+        xp.dot(a, b, out=out)  # in CuPy a shorter way to cuBLAS than matmul
+    return out
+
+
+def _product_tf32(a: Array, b: Array, out: Array) -> None:
+    """The same by cuBLAS with numbers rounded to TF32. CuPy has no argument for it, only a switch for all threads at once."""
+    from cupy.cuda import device
+    from cupy_backends.cuda.libs import cublas
+
+    # To cuBLAS matrices lie column by column. What lies row by row is, in its eyes, the transpose: so out is (N, M), and it is
+    # the product of b^T and a^T, which need no turning where b and a lie row by row, too.
+    arguments = []
+    for matrix in (b, a):
+        if not (matrix.flags.c_contiguous or matrix.flags.f_contiguous):
+            matrix = xp_of(matrix).ascontiguousarray(matrix)
+        by_rows = matrix.flags.c_contiguous
+        arguments.append((matrix, int(not by_rows), matrix.shape[1 if by_rows else 0]))
+    (left, turn_left, step_left), (right, turn_right, step_right) = arguments
+    (M, N), K, float32 = out.shape, a.shape[1], 0  # 0 is CUDA_R_32F
+    cublas.gemmEx(
+        device.get_cublas_handle(), turn_left, turn_right, N, M, K, ctypes.addressof(ONE), left.data.ptr, float32, step_left,
+        right.data.ptr, float32, step_right, ctypes.addressof(ZERO), out.data.ptr, float32, N,
+        cublas.CUBLAS_COMPUTE_32F_FAST_TF32, cublas.CUBLAS_GEMM_DEFAULT,
+    )  # fmt: skip
+
+
+def linear_forward(x: Array, w: Array, b: Array | None) -> Array:
+    """y = x w^T + b."""
+    y = product(x, w.T)
+    add_bias(y, b)
+    return y
+
+
+def linear_relu_forward(x: Array, w: Array, b: Array | None) -> Array:
+    """y = max(x w^T + b, 0)."""
+    y = product(x, w.T)
+    add_bias(y, b, relu=True)
+    return y
+
+
+def linear_backward(
+    gy: Array, x: Array | None, w: Array | None, needs: tuple[bool, bool, bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """gx = gy w, gw = gy^T x, gb = the sum of gy over the rows; gw lies in memory as (out, in), like w."""
+    gx = product(gy, w) if needs[0] else None
+    gw = product(gy.T, x) if needs[1] else None
+    gb = column_sums(xp_of(gy).ascontiguousarray(gy)) if needs[2] else None
+    return gx, gw, gb

@@ -1,0 +1,40 @@
+"""Every CUDA text through NVIDIA's compiler, where it is installed (it needs no GPU): for the A100, the H100 and the H200."""
+
+import importlib
+import pkgutil
+
+import pytest
+from cuda_emulator import nvrtc
+
+import minidl.kernels.cuda as package
+from minidl.kernels.cuda import _depthwise, _implicit
+from minidl.kernels.cuda._launch import Source
+
+pytestmark = pytest.mark.skipif(nvrtc.MISSING is not None, reason=str(nvrtc.MISSING))
+
+SOURCES = {}
+for module in pkgutil.iter_modules(package.__path__):
+    found = getattr(importlib.import_module(f"minidl.kernels.cuda.{module.name}"), "source", None)
+    if isinstance(found, Source):
+        SOURCES[module.name] = found
+SOURCES.update({f"depthwise by {VEC}": _depthwise.source(VEC) for VEC in (1, 2, 4)})
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_compiles(name, dtype, architecture):
+    """It is taken, the signatures are those that launches go by, and no register spills to memory."""
+    usage = nvrtc.usage(SOURCES[name], dtype, architecture)
+    assert set(usage) == set(SOURCES[name].kernels)
+    assert {kernel: u for kernel, u in usage.items() if u.spilled} == {}
+
+
+@pytest.mark.parametrize("direction", _implicit.KERNELS)
+@pytest.mark.parametrize("tile", [*_implicit.TILES, *_implicit.TENSOR_CORE_TILES], ids=lambda tile: f"{tile.BM}x{tile.BN}")
+def test_convolution_stays_in_registers(direction, tile):
+    """The products of convolutions, for every tile."""
+    source = _implicit.source(direction, tile, 4, 4, tile in _implicit.TENSOR_CORE_TILES)
+    usage = nvrtc.usage(source, "float32", "sm_90")[direction]
+    assert usage.local <= 64  # a few addresses, which the innermost loop does not need
+    assert usage.registers * tile.threads * tile.BLOCKS <= 65536  # as many blocks as the tile counts on fit
