@@ -11,7 +11,8 @@ import numpy as np
 from minidl.backend import Array, run_on
 from minidl.context import state
 from minidl.errors import DeviceError
-from minidl.tensor import Node, Tensor
+from minidl.node import Node
+from minidl.tensor import Tensor
 
 
 class Function:

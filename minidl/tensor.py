@@ -1,13 +1,12 @@
 """Tensor: an array that remembers how it was computed, and the backward engine that walks the memory.
 
-Every operation on tensors leaves a ``Node``: which function ran, where its inputs came from, and the
+Every operation on tensors leaves a ``Node`` (see node.py): which function ran, where its inputs came from, and the
 arrays its derivative needs. ``loss.backward()`` visits the nodes from the last to the first and applies
 the chain rule: a node receives dL/d(output) and returns dL/d(input) for each input.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,57 +20,7 @@ from minidl.backend import Array
 from minidl.context import state
 from minidl.errors import ArgumentError, DtypeError, GraphError, ShapeError
 from minidl.kernels import kernels_for
-
-if TYPE_CHECKING:
-    from minidl.function import Function
-
-_sequence = itertools.count()
-
-
-class Node:
-    """One operation that ran: how to go back through it, and where it ran.
-
-    ``Function.forward(ctx, ...)`` and ``backward(ctx, ...)`` receive it as ``ctx`` and may hang small
-    facts on it (``ctx.axis = axis``). It never refers to its own output, so that graphs hold no
-    reference cycles and memory falls as soon as the last tensor goes.
-
-    Attributes:
-        function: the Function subclass.
-        edges: per input, the node that made it, the leaf tensor itself, or None where no gradient is needed.
-        needs: per input, whether its gradient is asked for.
-        saved: the arrays that ``save`` kept for backward; None once they have been released.
-        path: dotted path of the module that ran the operation.
-        sequence: creation order; every node has a higher number than the nodes it depends on.
-    """
-
-    __slots__ = ("__dict__", "__weakref__", "edges", "function", "needs", "path", "saved", "sequence")
-
-    edges: tuple[Node | Tensor | None, ...]
-    needs: tuple[bool, ...]
-    saved: tuple[Array, ...] | None
-    hooks: list[Callable] | None = None
-    retain: Any = None
-
-    def __init__(self, function: type[Function], edges: tuple, needs: tuple[bool, ...]) -> None:
-        self.function = function
-        self.edges = edges
-        self.needs = needs
-        self.saved = ()
-        self.path = state.path
-        self.sequence = next(_sequence)
-
-    @property
-    def name(self) -> str:
-        """The operation's name."""
-        return self.function.name
-
-    def save(self, *arrays: Array | None) -> None:
-        """Keep arrays for backward; forgotten at once when nobody will ask for a gradient."""
-        if True in self.needs:
-            self.saved = arrays
-
-    def __repr__(self) -> str:
-        return f"<{self.name}{f' in {self.path}' if self.path else ''}>"
+from minidl.node import Node
 
 
 class Tensor:

@@ -16,6 +16,7 @@ LAYERS = [  # lowest first; members of one line do not know each other
     {"backend", "random"},
     {"memory"},
     {"kernels"},
+    {"node"},
     {"tensor"},
     {"function"},
     {"registry"},

@@ -16,6 +16,8 @@ from minidl.data.transforms.convert import per_channel
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.random import use_generator
 
+NEAR = 1 << 18  # bytes; what was just written is worked on while it is still in the cache
+
 Empty = Callable[[tuple[int, ...], Any], np.ndarray]  # where the arrays of a batch come from, as memory.empty
 
 
@@ -72,12 +74,11 @@ class Standard:
         """Standardise x in place."""
         for values, operation in ((self.mean, np.subtract), (self.std, np.divide)):
             if values is not None:
-                values = values.astype(x.dtype)
                 if x.ndim == 4:
-                    values = per_channel(values, x)
-                elif x.ndim > 1:
-                    values = values.reshape(1, -1, *[1] * (x.ndim - 2))
-                operation(x, values, out=x)
+                    operation(x, per_channel(tuple(values.tolist()), x), out=x)
+                else:
+                    shape = (1, -1, *[1] * (x.ndim - 2)) if x.ndim > 1 else (-1,)
+                    operation(x, values.astype(x.dtype).reshape(shape), out=x)
 
 
 class Rows:
@@ -166,7 +167,7 @@ def stack(samples: Iterable[Any], n: int, dtype: Any, standard: Standard, empty:
     """n samples as one batch in the form that ``DataLoader`` promises: an array, or a tuple of them for tuples."""
     out: list[np.ndarray] = []
     first: list[np.ndarray] = []
-    single = False
+    single, done = False, 0
     for i, sample in enumerate(samples):
         if i == 0:
             single = not isinstance(sample, (tuple, list))
@@ -187,10 +188,12 @@ def stack(samples: Iterable[Any], n: int, dtype: Any, standard: Standard, empty:
             if field.dtype.kind != first[k].dtype.kind or (field.dtype == np.uint8) != (first[k].dtype == np.uint8):
                 raise DtypeError.of("DataLoader", f"samples of one dtype, {first[k].dtype}", f"{field.dtype} in sample {i}")
             out[k][i] = field
-    for array, field in zip(out, first):
-        if _are_images(array.shape, field.dtype):
-            array /= 255
-    standard.apply(out[0])
+        if i + 1 == n or (i + 1 - done) * out[0][0].nbytes >= NEAR:
+            for array, field in zip(out, first):
+                if _are_images(array.shape, field.dtype):
+                    array[done : i + 1] /= 255
+            standard.apply(out[0][done : i + 1])
+            done = i + 1
     return out[0] if single else tuple(out)
 
 

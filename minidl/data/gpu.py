@@ -59,34 +59,27 @@ def _double_buffered(cp: Any, batches: Iterable[Any], index: int) -> Iterator[An
         yield _receive(cp, index, *before)
 
 
-def _send(cp: Any, batch: Any, copying: Any) -> tuple[Any, Any, list[Any]]:
+def _send(cp: Any, batch: Any, copying: Any) -> tuple[Any, Any, list[np.ndarray]]:
     """Start to copy a batch: (the arrays to be, the event when they are, the pinned memory they come from)."""
-    arrays = batch if isinstance(batch, (tuple, list)) else (batch,)
-    pinned, out = [], []
-    for array in arrays:
+    pinned, targets, shown = [], [], []
+    for array in batch if isinstance(batch, (tuple, list)) else (batch,):
         order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
         source = array.transpose(order)
-        memory = cp.cuda.alloc_pinned_memory(max(source.nbytes, 1))  # from CuPy's pool of pinned blocks
-        stage: np.ndarray = np.ndarray(source.shape, source.dtype, memory)
-        stage[...] = source
-        pinned.append(stage)
-        # Allocated for the current stream, where it will be used and freed.
-        out.append(cp.empty(source.shape, source.dtype))
-    # Memory that was just freed may still be read by kernels queued before this point.
+        block = cp.cuda.alloc_pinned_memory(max(source.nbytes, 1))  # from CuPy's pool of pinned blocks
+        pinned.append(np.ndarray(source.shape, source.dtype, block))
+        pinned[-1][...] = source
+        targets.append(cp.empty(source.shape, source.dtype))  # of the current stream, where it is used and freed
+        shown.append(targets[-1].transpose(np.argsort(order).tolist()))
+    # Kernels queued before this point may still read what the memory held before.
     copying.wait_event(cp.cuda.get_current_stream().record())
-    for target, stage in zip(out, pinned):
+    for target, stage in zip(targets, pinned):
         target.set(stage, stream=copying)
-    done = copying.record()
-    shown = [
-        target.transpose(np.argsort(sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))).tolist())
-        for target, a in zip(out, arrays)
-    ]
-    return (tuple(shown) if isinstance(batch, (tuple, list)) else shown[0]), done, pinned
+    return (tuple(shown) if isinstance(batch, (tuple, list)) else shown[0]), copying.record(), pinned
 
 
-def _receive(cp: Any, index: int, batch: Any, done: Any, pinned: list[Any]) -> Any:
-    """The batch, for the current stream; ``pinned`` is kept until the copy has run."""
+def _receive(cp: Any, index: int, batch: Any, done: Any, pinned: list[np.ndarray]) -> Any:
+    """The batch, for the current stream; ``pinned`` goes back to its pool once the copy, which had a step's time, has run."""
     with cp.cuda.Device(index):
         cp.cuda.get_current_stream().wait_event(done)
-    done.synchronize()  # the pinned memory goes back to its pool after this; the copy had a whole step to finish
+    done.synchronize()
     return batch

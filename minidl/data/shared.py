@@ -54,12 +54,14 @@ class Writer:
         self._generation = 0
         self._memory: SharedMemory | None = None
         self._owner = np.empty(0, np.uint8)
-        self._used = 0
+        self._used = 0  # bytes asked for, whether they fitted or not
+        self._elsewhere: list[np.ndarray] = []  # arrays that should have been in the slot
         self._outgrown: list[SharedMemory] = []
 
     def clear(self) -> None:
         """Begin a new batch; nobody looks at the one before any more."""
         self._used = 0
+        self._elsewhere.clear()
         self._outgrown = [segment for segment in self._outgrown if not _closed(segment)]
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -67,7 +69,8 @@ class Writer:
         dtype = np.dtype(dtype)
         start, self._used = self._used, self._used + _aligned(math.prod(shape) * dtype.itemsize)
         if self._used > len(self._owner):
-            return np.empty(shape, dtype)
+            self._elsewhere.append(np.empty(shape, dtype))
+            return self._elsewhere[-1]
         return np.ndarray(shape, dtype, self._owner, start)
 
     def pack(self, batch: Any) -> tuple[int, int, int]:
@@ -79,9 +82,11 @@ class Writer:
         placed = [self._offset(array) for array in arrays]
         # The description holds a place per array, which is a few numbers, and is not known before they are placed.
         room = len(rest) + 1024 + sum(256 + 64 * array.ndim for array in arrays)
-        outside = sum(_aligned(array.nbytes) for array, offset in zip(arrays, placed) if offset is None)
-        if self._used + outside + room > len(self._owner):
-            self._grow(sum(_aligned(array.nbytes) for array in arrays) + room)
+        outside = [array for array, offset in zip(arrays, placed) if offset is None]
+        if self._used + sum(_aligned(array.nbytes) for array in outside) + room > len(self._owner):
+            # As much as the next such batch takes: those elsewhere will be in the slot, where they are counted already.
+            asked = {id(array) for array in self._elsewhere}
+            self._grow(self._used + sum(_aligned(a.nbytes) for a in outside if id(_root(a)) not in asked) + room)
             placed = [None] * len(arrays)
         places = []
         for array, offset in zip(arrays, placed):
@@ -104,10 +109,7 @@ class Writer:
 
     def _offset(self, array: np.ndarray) -> int | None:
         """Where in the slot an array begins; None for those elsewhere."""
-        base = array
-        while isinstance(base, np.ndarray) and base is not self._owner:
-            base = base.base  # type: ignore[assignment]
-        return None if base is None or base is not self._owner else array.ctypes.data - self._owner.ctypes.data
+        return array.ctypes.data - self._owner.ctypes.data if _root(array) is self._owner else None
 
     def _grow(self, size: int) -> None:
         size = -(-(size + size // 8) // 65536) * 65536  # an eighth more, so that batches of varying size settle soon
@@ -182,6 +184,13 @@ def create(name: str, size: int) -> SharedMemory:
         finally:
             os.close(file)
     return segment
+
+
+def _root(array: np.ndarray) -> np.ndarray:
+    """The array that an array is a view of in the end; itself when it is none."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _aligned(nbytes: int) -> int:

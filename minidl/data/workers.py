@@ -181,7 +181,9 @@ class Processes:
                 self._dead(worker)
             worker.spoke = True
             if of is None:
-                raise WorkerError.of("DataLoader", "a dataset that a worker process can load", "this error", f"\n\n{answer}")
+                hint = "What it uses must be defined in a module or script, not in a notebook; or use worker_type='thread'."
+                expected = "a dataset that a worker process can load"
+                raise WorkerError.of("DataLoader", expected, "an exception", f"{hint} This is its traceback:\n\n{answer}")
             if of == self._epoch:
                 self._ready[number] = (worker, slot, answer)
             else:
@@ -199,7 +201,9 @@ class Processes:
         process = worker.process
         process.join(GRACE)
         code = process.exitcode
-        how = f"exit code {code}" if code is None or code >= 0 else f"its end by {signal.Signals(-code).name}"
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"its end by {({s.value: s.name for s in signal.Signals}).get(-code, f'signal {-code}')}"
         hint = "It may have been killed for want of memory, or crashed in compiled code; workers=0 shows where."
         if not worker.spoke and (code or 0) > 0:
             hint = "Scripts that start worker processes need ``if __name__ == '__main__':`` around what they run."

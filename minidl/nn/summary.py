@@ -13,9 +13,10 @@ from minidl.backend import Array, default_dtype, is_array
 from minidl.context import enable_grad, watch
 from minidl.errors import ArgumentError
 from minidl.nn.module import Module
+from minidl.node import Node
 from minidl.ops._arguments import integer
 from minidl.registry import OPS
-from minidl.tensor import Node, Tensor
+from minidl.tensor import Tensor
 
 __all__ = ["LayerSummary", "Summary", "summary"]
 

@@ -3,6 +3,7 @@
 from minidl.ops import _numpy, device
 from minidl.ops.activation import *
 from minidl.ops.attention import *
+from minidl.ops.batch_norm import *
 from minidl.ops.columns import *
 from minidl.ops.compare import *
 from minidl.ops.conv import *

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import is_array, to_numpy
-from minidl.tensor import Node, Tensor
+from minidl.node import Node
+from minidl.tensor import Tensor
 
 
 def checked_backward(y: Tensor, gy: np.ndarray) -> dict[Tensor, np.ndarray]:

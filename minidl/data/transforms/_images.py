@@ -95,9 +95,9 @@ def crop(x: Any, top: int, left: int, height: int, width: int, fill: Color = 0) 
             return x.crop(box)  # beyond the borders Pillow gives zeros
         from PIL import Image
 
-        out = Image.new(x.mode, (width, height), _fill(fill, len(x.getbands()), x.mode == "F"))
-        out.paste(x, (-left, -top))
-        return out
+        wider = Image.new(x.mode, (width, height), _fill(fill, len(x.getbands()), x.mode == "F"))
+        wider.paste(x, (-left, -top))
+        return wider
     H, W = x.shape[1:]
     rows = slice(max(top, 0), min(top + height, H))
     columns = slice(max(left, 0), min(left + width, W))
@@ -126,4 +126,11 @@ def flip(x: Any, axis: int) -> Any:
     """Mirrored along an axis of (C, H, W): 2 left to right, 1 upside down."""
     if is_pillow(x):
         return x.transpose(0 if axis == 2 else 1)  # Pillow's FLIP_LEFT_RIGHT and FLIP_TOP_BOTTOM
-    return x[:, :, ::-1] if axis == 2 else x[:, ::-1]
+    if axis == 1:
+        return x[:, ::-1]
+    pixels = x.transpose(1, 2, 0)
+    if len(x) == 1 or pixels.strides[2] != x.itemsize:
+        return x[:, :, ::-1]
+    # Channels-last: whole pixels change places at once; a view would make every later step go channel by channel.
+    mirrored = np.ascontiguousarray(pixels.view(f"V{len(x) * x.itemsize}")[:, ::-1])
+    return mirrored.view(x.dtype).transpose(2, 0, 1)

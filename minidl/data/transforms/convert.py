@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,8 @@ class Normalize(Transform):
     """
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
-        self.mean = [_check.number("Normalize", "mean", v) for v in np.atleast_1d(mean).tolist()]
-        self.std = [_check.number("Normalize", "std", v) for v in np.atleast_1d(std).tolist()]
+        self.mean = tuple(_check.number("Normalize", "mean", v) for v in np.atleast_1d(mean).tolist())
+        self.std = tuple(_check.number("Normalize", "std", v) for v in np.atleast_1d(std).tolist())
         if not self.mean or len({len(self.mean), len(self.std), 1}) > 2:
             raise ArgumentError.of("Normalize", "as many means as stds", f"{len(self.mean)} and {len(self.std)}")
         if min(self.std) <= 0:
@@ -80,13 +81,16 @@ class Normalize(Transform):
         return out
 
 
-def per_channel(values: Any, x: np.ndarray) -> np.ndarray:
+def per_channel(values: tuple[float, ...], x: np.ndarray) -> np.ndarray:
     """One value per channel in a form that meets (..., C, H, W) along C quickly: for channels-last, a whole row of them.
 
     NumPy's inner loop would be C long otherwise, three steps for pictures.
     """
-    values = np.asarray(values, x.dtype)
-    if x.strides[-3] == x.itemsize and len(values) > 1:
-        W = x.shape[-1]
-        return np.tile(values, W).reshape(1, W, len(values)).transpose(2, 0, 1)
-    return values.reshape(-1, 1, 1)
+    return _per_channel(values, x.shape[-1] if x.strides[-3] == x.itemsize else 1, x.dtype)
+
+
+@lru_cache(maxsize=256)
+def _per_channel(values: tuple[float, ...], width: int, dtype: np.dtype) -> np.ndarray:
+    array = np.tile(np.array(values, dtype), width).reshape(1, width, len(values)).transpose(2, 0, 1)
+    array.flags.writeable = False  # it is handed out again
+    return array

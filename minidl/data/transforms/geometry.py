@@ -214,7 +214,7 @@ class RandomResizedCrop(Transform):
 
 
 class RandomHorizontalFlip(Transform):
-    """Left and right exchanged with probability p. Arrays come back as views.
+    """Left and right exchanged with probability p. Arrays may come back as views.
 
     >>> import numpy as np
     >>> from minidl.data import transforms
@@ -232,7 +232,7 @@ class RandomHorizontalFlip(Transform):
 
 
 class RandomVerticalFlip(Transform):
-    """Top and bottom exchanged with probability p. Arrays come back as views.
+    """Top and bottom exchanged with probability p. Arrays may come back as views.
 
     >>> import numpy as np
     >>> from minidl.data import transforms

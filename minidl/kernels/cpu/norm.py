@@ -22,6 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._norm_rows import RUN, backward_rows, forward_rows
 from minidl.kernels.cpu._tile import Shape, lanes
 from minidl.kernels.cpu._vector import vectors_load, vectors_pass, vectors_store
 from minidl.memory import empty, in_order_of
@@ -32,7 +33,6 @@ Needs = tuple[bool, bool, bool]  # whether the gradients of x, weight and bias a
 Grads = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 FOUR = Shape(4, 1)  # vectors that are summed side by side
-RUN = 32  # how many numbers are added up in the precision of x
 
 WHOLE, SUMS, APPLY = 0, 1, 2  # a thread does some pieces from start to end; or its share of every piece, in two steps
 
@@ -322,65 +322,6 @@ def _backward(gy, x, y, gr, mean, var, weight, bias, eps, given, want_gx, gx, gw
             _grad_apply(gs, xs, center, scale, bias, given, slope, offset, gx[i, low * C : high * C], V)
 
 
-# ---------------------------------------------------------------- a single pixel: each group is a row
-
-
-@threaded
-def _forward_rows(x, weight, bias, eps, mean, var, y, part, parts):
-    """x (B, G, C / G); fill y, and mean and var (B, G)."""
-    if fork(part, parts):
-        return
-    first, last = share(x.shape[0], part, parts)
-    x, mean, var, y = x[first:last], mean[first:last], var[first:last], y[first:last]
-    (B, G, K), type_ = x.shape, x.dtype.type
-    for i in range(B):
-        for g in range(G):
-            total = type_(0)
-            for k in range(K):
-                total += x[i, g, k] - x[i, g, 0]
-            m = x[i, g, 0] + total / type_(K)
-            total = type_(0)
-            for k in range(K):
-                total += (x[i, g, k] - m) * (x[i, g, k] - m)
-            v = total / type_(K)
-            istd = type_(1.0 / np.sqrt(v + eps))
-            for k in range(K):
-                y[i, g, k] = (x[i, g, k] - m) * istd * weight[g, k] + bias[g, k]
-            mean[i, g], var[i, g] = m, v
-
-
-@threaded
-def _backward_rows(gy, x, mean, var, weight, eps, want_gx, gx, gw, gb, part, parts):
-    """Fill gx; gw[part] and gb[part] (float64) grow by the sums of RUN rows at a time."""
-    if fork(part, parts):
-        return
-    first, last = share(x.shape[0], part, parts)
-    gy, x, mean, var, gx = gy[first:last], x[first:last], mean[first:last], var[first:last], gx[first:last]
-    (B, G, K), type_ = x.shape, x.dtype.type
-    a, b = np.zeros((G, K), x.dtype), np.zeros((G, K), x.dtype)
-    for i in range(B):
-        for g in range(G):
-            m, istd = mean[i, g], type_(1.0 / np.sqrt(np.float64(var[i, g]) + eps))
-            of_g = of_gx = type_(0)  # means of gy * weight and of gy * weight * xhat
-            for k in range(K):
-                grad, xhat = gy[i, g, k], (x[i, g, k] - m) * istd
-                a[g, k] += grad * xhat
-                b[g, k] += grad
-                of_g += grad * weight[g, k]
-                of_gx += grad * weight[g, k] * xhat
-            of_g, of_gx = of_g / type_(K), of_gx / type_(K)
-            if want_gx:
-                for k in range(K):
-                    gx[i, g, k] = (gy[i, g, k] * weight[g, k] - of_g - (x[i, g, k] - m) * istd * of_gx) * istd
-        if i % RUN == RUN - 1 or i == B - 1:
-            for g in range(G):
-                for k in range(K):
-                    gw[part, g * K + k] += a[g, k]
-                    gb[part, g * K + k] += b[g, k]
-            a[:] = 0
-            b[:] = 0
-
-
 # ---------------------------------------------------------------- from images to (B, M C) and back
 
 
@@ -431,7 +372,7 @@ def _run_forward(
         weight = _row(weight, 1, x)
         if x.size == B * C and G < C and not given:
             vectors = weight.reshape(G, -1), _row(bias, 0, x).reshape(G, -1)
-            _forward_rows(parts, rows.reshape(B, G, -1), *vectors, eps, mean, var, y.reshape(B, G, -1))
+            forward_rows(parts, rows.reshape(B, G, -1), *vectors, eps, mean, var, y.reshape(B, G, -1))
         else:
             V, off = lanes(x.dtype), x.dtype.type(0 if relu else np.nan)
             bias = _row(bias, 0, x, -(-4 * V // C))
@@ -465,7 +406,7 @@ def _run_backward(
         weight = _row(weight, 1, x)
         if x.size == B * C and G < C and not given:
             groups = grows.reshape(B, G, -1), rows.reshape(B, G, -1), mean, var, weight.reshape(G, -1)
-            _backward_rows(parts, *groups, eps, needs[0], gx.reshape(B, G, -1), gw, gb)
+            backward_rows(parts, *groups, eps, needs[0], gx.reshape(B, G, -1), gw, gb)
         else:
             V = lanes(x.dtype)
             recomputes = relu and y is None  # where ReLU passes gy; else that is read, or all of gy passes
