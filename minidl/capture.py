@@ -64,11 +64,10 @@ class Captured(Generic[R]):
     def _record(self, inputs: tuple) -> R:
         """Run the step once without doing anything but noting the kernels; then replay it for the first time."""
         cp = self._cupy = backend.cupy()
-        self._inputs = [_own(value) for value in inputs]
+        self._inputs = [_own(cp, value) for value in inputs]
         self._pool = cp.cuda.MemoryPool()  # what the graph writes to belongs to the graph, and to nobody else
         stream = cp.cuda.Stream(non_blocking=True)
         cp.cuda.Device().synchronize()
-        graph = None
         with cp.cuda.using_allocator(self._pool.malloc), _recording(self._recorder), stream:
             stream.begin_capture()
             try:
@@ -81,12 +80,10 @@ class Captured(Generic[R]):
                     raise _waits(error) from error
                 raise
             graph = stream.end_capture()
-        if not self._recorder.launches_kernels():
-            self.forget()
-            raise DeviceError.of("capture", "a step on an NVIDIA GPU", "one on the CPU", "Call it as it is, without capture.")
         graph.upload(stream)
         stream.synchronize()
         self._graph = graph
+        self._recorder.begin()
         self._graph.launch(cp.cuda.get_current_stream())
         return self._result
 
@@ -131,7 +128,7 @@ def capture(step: Callable[..., R]) -> Captured[R]:
     Raises:
         ArgumentError: inputs of another shape, dtype or number than those that were recorded.
         GraphError: the step waits for the GPU, as ``item()`` and ``print`` do.
-        DeviceError: a step on the CPU, no GPU, no CuPy (when the recording is made).
+        DeviceError: inputs on the CPU, no GPU, no CuPy (when the recording is made).
 
     >>> import minidl as md
     >>> from minidl import nn, optim
@@ -155,21 +152,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self._optimizers: list[tuple[Any, list[tuple[Tensor, Any]]]] = []
-        self._seeds: list[tuple[Array, np.random.Generator]] = []
-        self._first = True
+        self._seeds: list[tuple[Array, np.random.Generator, int]] = []
 
     def optimizer(self, optimizer: Any) -> None:
         """An optimizer that has stepped."""
         gradients = [(p, p._grad) for group in optimizer.param_groups for p in group["params"]]
         self._optimizers.append((optimizer, gradients))
 
-    def seed(self, seed: Array, rng: np.random.Generator) -> None:
-        """A seed in device memory, of shape (1,), int64, drawn from a generator; each replay gets another one."""
-        self._seeds.append((seed, rng))
-
-    def launches_kernels(self) -> bool:
-        """Whether anything was recorded: an optimizer has stepped on a GPU."""
-        return all(p.device != "cpu" for _, gradients in self._optimizers for p, _ in gradients)
+    def seed(self, like: Array, value: int, rng: np.random.Generator) -> Array:
+        """A seed in device memory, of shape (1,): the drawn value in the first replay, in each of the others a new one."""
+        xp = backend.xp_of(like)
+        stored = xp.empty(1, np.int64)
+        self._seeds.append((stored, rng, value))
+        return stored
 
     def advance(self) -> None:
         """Make the next replay the next step."""
@@ -177,13 +172,13 @@ class Recorder:
             for p, gradient in gradients:  # where the graph writes them, whatever zero_grad() has done since
                 p._grad = gradient
             optimizer.advance()
-        for seed, rng in self._seeds:
-            seed.set(np.array([draw_seed(rng)]))
+        for stored, rng, _ in self._seeds:
+            stored.set(rng.integers(1 << 63, size=1))
 
-
-def draw_seed(rng: np.random.Generator) -> int:
-    """The key of a mask."""
-    return int(rng.integers(1 << 62))
+    def begin(self) -> None:
+        """Make the first replay the step that was recorded."""
+        for stored, _, value in self._seeds:
+            stored.set(np.array([value]))
 
 
 @contextmanager
@@ -197,14 +192,14 @@ def _recording(recorder: Recorder) -> Iterator[None]:
         state.recorder = None
 
 
-def _own(value: Any) -> Tensor:
-    """An input's own memory, in its memory order."""
+def _own(cp: Any, value: Any) -> Tensor:
+    """An input's own memory on the GPU, in its memory order."""
     array = value._array if isinstance(value, Tensor) else value
     if not backend.is_array(array):
         raise ArgumentError.of("capture", "tensors and arrays as inputs", type(value).__name__)
-    if isinstance(array, np.ndarray):
-        return Tensor.wrap(backend.to_device(array, "cuda"))
-    return Tensor.wrap(array.copy(order="K"))
+    if isinstance(value, Tensor) and isinstance(array, np.ndarray):
+        raise DeviceError.of("capture", "a step on an NVIDIA GPU", "a tensor on the CPU", "Call it as it is, without capture.")
+    return Tensor.wrap(cp.array(array, order="K"))
 
 
 def _detached(result: Any) -> Any:

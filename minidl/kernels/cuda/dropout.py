@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import Array, xp_of
+from minidl.context import state
 from minidl.kernels.cuda._launch import Source, grid_of
 from minidl.kernels.cuda._passes import MAP, MOST, THREADS, dense, empty_like, flat, on_elements
 
@@ -27,8 +28,9 @@ __device__ void philox(unsigned long long counter, unsigned long long seed, unsi
     out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
-// mask[i] = a uniform number of 24 bits in [0, 1) is at least p.
-extern "C" __global__ void draw(bool* mask, long long size, float p, long long seed) {
+// mask[i] = a uniform number of 24 bits in [0, 1) is at least p. The seed lies in memory where a CUDA graph reads it.
+extern "C" __global__ void draw(bool* mask, long long size, float p, long long seed, const long long* stored) {
+    if (stored) seed = *stored;
     for (long long i = first_index(); 4 * i < size; i += index_step()) {
         unsigned bits[4];
         philox(i, seed, bits);
@@ -53,9 +55,13 @@ extern "C" __global__ void apply_to_channels(long long size, T* y, const T* x, c
 
 def dropout_mask(like: Array, shape: tuple[int, ...], p: float, rng: Any) -> Array:
     """Booleans on the device of ``like``, in its memory order: False with probability p, drawn from a seed by ``rng``."""
-    xp, seed = xp_of(like), int(rng.integers(1 << 63))
+    xp, seed, stored = xp_of(like), int(rng.integers(1 << 63)), None
+    if state.recorder is not None:
+        stored = state.recorder.seed(like, seed, rng)
     mask = empty_like(dense(like), np.bool_) if shape == like.shape else xp.empty(shape, np.bool_)
-    source.launch("draw", like.dtype, min(grid_of(mask.size, 4 * THREADS), MOST), THREADS, (flat(mask), mask.size, p, seed))
+    source.launch(
+        "draw", like.dtype, min(grid_of(mask.size, 4 * THREADS), MOST), THREADS, (flat(mask), mask.size, p, seed, stored)
+    )
     return mask
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from minidl.backend import Array, xp_of
 from minidl.context import state
+from minidl.kernels.cuda._axes import Sizes, sizes_of
+from minidl.kernels.cuda._implicit import PLAIN, forward, weights_gradient
 from minidl.kernels.cuda._sums import add_bias, column_sums
 
 __all__ = ["linear_backward", "linear_forward", "linear_relu_forward"]
@@ -20,11 +22,36 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array:
     xp = xp_of(a)
     if out is None:
         out = xp.empty((a.shape[0], b.shape[1]), a.dtype)
-    if xp is not np and state.tf32 and a.dtype == np.float32 and a.shape[1] and out.size:
+    if state.recorder is not None:
+        _product_recorded(a, b, out)
+    elif xp is not np and state.tf32 and a.dtype == np.float32 and a.shape[1] and out.size:
         _product_tf32(a, b, out)
     else:
         xp.dot(a, b, out=out)  # in CuPy a shorter way to cuBLAS than matmul
     return out
+
+
+def _product_recorded(a: Array, b: Array, out: Array) -> None:
+    """The same while a CUDA graph is recorded, where CuPy does not let cuBLAS in: as a convolution of one pixel.
+
+    The rows of a are images of K channels and b is the kernel. Where a lies column by column, its columns are the images, and
+    the product is the gradient of the kernel, so that nothing needs turning.
+    """
+    xp, (M, K), N = xp_of(a), a.shape, b.shape[1]
+    if not out.size:
+        return
+    b = xp.ascontiguousarray(b)
+    if a.flags.f_contiguous and not a.flags.c_contiguous:
+        sizes = _one_pixel(K, M, N)
+        weights_gradient(a.T.reshape(K, 1, 1, M), b.reshape(K, 1, 1, N), out.reshape(1, 1, M, N), sizes)
+    else:
+        sizes = _one_pixel(M, K, N)
+        a = xp.ascontiguousarray(a)
+        forward(a.reshape(M, 1, 1, K), b.reshape(1, 1, K, N), None, out.reshape(M, 1, 1, N), sizes, PLAIN)
+
+
+def _one_pixel(images: int, C: int, O: int) -> Sizes:
+    return sizes_of(images, (1, 1), (O, C, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
 
 
 def _product_tf32(a: Array, b: Array, out: Array) -> None:
