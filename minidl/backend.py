@@ -248,8 +248,8 @@ def to_numpy(array: Array) -> np.ndarray:
     return np.asarray(array) if isinstance(array, (np.ndarray, np.generic)) else array.get()
 
 
-def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:
-    """An own copy of ``value`` as an array of numbers or booleans.
+def as_array(value: Any, dtype: Any = None, op: str = "tensor", copy: Callable[[np.ndarray], np.ndarray] = np.copy) -> Array:
+    """An own copy of ``value`` as an array of numbers or booleans; ``copy`` makes those of NumPy's floats.
 
     Python floats take the default dtype; arrays keep theirs, except that half precision and extended
     floats, which no kernel handles, must be cast explicitly.
@@ -274,6 +274,8 @@ def as_array(value: Any, dtype: Any = None, op: str = "tensor") -> Array:
             raise DtypeError.of(op, "numbers in a rectangular nesting", f"{type(value).__name__}: {error}") from error
         if array.dtype.kind == "f" and not _holds_numpy(value):
             array = array.astype(default_dtype())
+    elif type(value) is np.ndarray and value.dtype in FLOATS and dtype in (None, value.dtype):
+        array = copy(value)
     else:
         try:
             array = xp.array(value, dtype=dtype, order="K")

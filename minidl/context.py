@@ -25,6 +25,7 @@ class _State(threading.local):
     tf32: bool = False  # whether products on a GPU may round float32 numbers to TF32
     recorder: Any = None  # what a CUDA graph that is being recorded has to be told before each replay (see capture.py)
     watchers: tuple[Callable[..., None], ...] = ()  # called with (node, inputs, params, output) after every op
+    observer: Callable[..., Callable] | None = None  # told what is about to run, says what runs instead; see ``observe``
 
 
 state = _State()
@@ -131,6 +132,37 @@ def watch(watcher: Callable[[Any, tuple, dict, Any], None]) -> Iterator[None]:
         yield
     finally:
         state.watchers = outer
+
+
+@contextmanager
+def observe(observer: Callable[[Any, str, Callable], Callable]) -> Iterator[None]:
+    """Run what ``observer(node, phase, function)`` returns in place of every forward and backward of this thread.
+
+    ``function(node, *arrays, **params)`` is an operation's forward or backward, as ``phase`` says. Unlike with ``watch``,
+    layers stay fused: what runs is what runs without it. Profiles and the search for bad numbers are built on this.
+
+    >>> import minidl as md
+    >>> from minidl.context import observe
+    >>> def announce(node, phase, function):
+    ...     print(node.name, phase)
+    ...     return function
+    >>> with observe(announce):
+    ...     md.relu(md.ones(2, requires_grad=True)).sum().backward()
+    relu forward
+    sum forward
+    sum backward
+    relu backward
+    """
+    outer = state.observer
+
+    def nested(node: Any, phase: str, function: Callable) -> Callable:
+        return outer(node, phase, observer(node, phase, function))  # type: ignore[misc]
+
+    state.observer = observer if outer is None else nested
+    try:
+        yield
+    finally:
+        state.observer = outer
 
 
 @contextmanager

@@ -83,13 +83,14 @@ class Function:
                     edges[i] = value._node or value
                     needs[i] = True
         node = Node(cls, tuple(edges), tuple(needs))
+        forward = cls.forward if state.observer is None else state.observer(node, "forward", cls.forward)
         try:
             if kind is not np.ndarray and kind is not None:
-                result = _on_gpu(cls, node, inputs, arrays, params)
+                result = _on_gpu(forward, node, inputs, arrays, params)
             elif state.names is None:
-                result = _quietly(cls.forward, node, arrays, params)
+                result = _quietly(forward, node, arrays, params)
             else:  # in a module, whose call has told NumPy to be quiet
-                result = cls.forward(node, *arrays, **params)
+                result = forward(node, *arrays, **params)
         except Exception as error:
             if node.path:
                 error.add_note(f"in {cls.name} [{node.path}]")
@@ -108,12 +109,12 @@ def _quietly(forward: Callable, node: Node, arrays: list, params: dict) -> Any:
     return forward(node, *arrays, **params)
 
 
-def _on_gpu(function: type[Function], node: Node, inputs: tuple, arrays: list, params: dict) -> Any:
+def _on_gpu(forward: Callable, node: Node, inputs: tuple, arrays: list, params: dict) -> Any:
     """CuPy works on the GPU that is current: make it that of the arrays."""
     gpus = [value._array for value in inputs if isinstance(value, Tensor)]
     if len(gpus) > 1 and len({array.device.id for array in gpus}) > 1:
-        raise _mixed_devices(function.name, inputs)
-    return run_on(gpus[0], function.forward, node, *arrays, **params)
+        raise _mixed_devices(node.name, inputs)
+    return run_on(gpus[0], forward, node, *arrays, **params)
 
 
 def _mixed_devices(op: str, inputs: tuple) -> DeviceError:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minidl import backend
+from minidl import backend, memory
 from minidl.backend import Array
 from minidl.context import state
 from minidl.errors import ArgumentError, DtypeError, GraphError, ShapeError
@@ -50,7 +50,7 @@ class Tensor:
     _grad: Tensor | None
 
     def __init__(self, data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> None:
-        array = backend.as_array(data._array if isinstance(data, Tensor) else data, dtype)
+        array = backend.as_array(data._array if isinstance(data, Tensor) else data, dtype, copy=memory.copy)
         self._array = array if device is None else backend.to_device(array, device)
         self._node = None
         self._grad = None
@@ -509,6 +509,7 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
     own: set[Node | Tensor] = set()  # their gradient is an array of our own making: nobody else sees it, add in place
     waiting = [(-root.sequence, root)] if isinstance(root, Node) else []
     leaves = [] if isinstance(root, Node) else [root]
+    observer = state.observer
     while waiting:
         node = heappop(waiting)[1]
         gy = grads.pop(node)
@@ -521,6 +522,8 @@ def _walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             raise _freed(node)
         try:
             backward = node.function.backward
+            if observer is not None:
+                backward = observer(node, "backward", backward)
             incoming = backward(node, gy) if type(gy) is np.ndarray else backend.run_on(gy, backward, node, gy)
         except Exception as error:
             error.add_note(f"in the backward of {_place(node)}")

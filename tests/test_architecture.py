@@ -21,7 +21,7 @@ LAYERS = [  # lowest first; members of one line do not know each other
     {"function"},
     {"registry"},
     {"ops"},
-    {"functional", "gradcheck", "capture"},
+    {"functional", "gradcheck", "profile", "anomaly", "capture"},
     {"nn", "optim", "data"},
     {"models", "io"},
     {"train", "viz", "testing"},

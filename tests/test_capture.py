@@ -7,7 +7,6 @@ from conftest import HAS_GPU
 import minidl as md
 from minidl import backend, nn, optim
 
-
 pytestmark = pytest.mark.cuda
 
 
