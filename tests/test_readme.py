@@ -15,13 +15,23 @@ def test_ten_line_loop(capsys):
     assert accuracy > 0.9
 
 
+def test_own_images(capsys):
+    import minidl as md
+
+    names = {"md": md}
+    exec(compile(BLOCKS[1], "README.md", "exec"), names)
+    assert len(names["history"]) == 3
+    assert names["history"][-1]["loss"] < names["history"][0]["loss"]
+    assert "val_f1" in names["history"].columns
+
+
 def test_adding_an_operation():
     from minidl.gradcheck import gradcheck
     from minidl.registry import OPS, Draw
 
     names = {}
     try:
-        exec(compile(BLOCKS[1], "README.md", "exec"), names)
+        exec(compile(BLOCKS[2], "README.md", "exec"), names)
         (sample,) = OPS["sinh"].samples(Draw())
         assert gradcheck(names["sinh"], sample.args)
     finally:
