@@ -274,7 +274,7 @@ def as_array(value: Any, dtype: Any = None, op: str = "tensor", copy: Callable[[
             raise DtypeError.of(op, "numbers in a rectangular nesting", f"{type(value).__name__}: {error}") from error
         if array.dtype.kind == "f" and not _holds_numpy(value):
             array = array.astype(default_dtype())
-    elif type(value) is np.ndarray and value.dtype in FLOATS and dtype in (None, value.dtype):
+    elif type(value) is np.ndarray and value.dtype in FLOATS and (dtype is None or value.dtype == dtype):
         array = copy(value)
     else:
         try:
