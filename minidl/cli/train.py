@@ -214,10 +214,10 @@ def _resumed(options: argparse.Namespace) -> dict[str, Any]:
 
 def _write(out: Path, model: Any, description: _run.Description, history: History, test: Any, tests: Any) -> list[Path]:
     """The model and five pictures; the paths, in the order they were written."""
-    from minidl import viz
-
     weights, classes = out / "model.safetensors", description.classes
     io.save(model, weights, description.metadata())
+    from minidl import viz  # after the weights are safe
+
     probabilities = softmax(predict(model, tests), axis=1).numpy()
     first = next(p for p in model.parameters() if p.ndim == 4)
     matrix = confusion_matrix(test.labels, probabilities.argmax(1), len(classes))
