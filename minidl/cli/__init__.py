@@ -1,4 +1,4 @@
-"""The command line: ``minidl train``, ``evaluate``, ``predict``, ``data``, ``gradcheck``, ``bench``, ``doctor``.
+"""The command line: ``minidl train``, ``evaluate``, ``predict``, ``explain``, ``data``, ``gradcheck``, ``bench``, ``doctor``.
 
 Each command is a file with ``add_arguments(parser)`` and ``run(options) -> exit code`` over the library.
 """
@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a classifier of images and draw what it learnt",
     "evaluate": "test a saved model",
     "predict": "say what a saved model sees in image files",
+    "explain": "write a page that shows every number of a model's run on an image",
     "data": "list, download and verify data sets",
     "gradcheck": "check every operation's gradient against finite differences",
     "bench": "measure speed and memory against other frameworks on this machine",

@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
     metrics = {"balanced": balanced} | ({"top": TopK(TOP)} if len(description.classes) > TOP else {})
     result = evaluate(model, _run.loader(test, description, options.batch_size), metrics=metrics)
     print(f"{path}: {description.model} on {len(test):,} images")
+    if "test" not in sets and (options.data or description.data) == description.data:
+        print("it was trained on most of them: pass others with --test-data to know how well it does on new images")
     print(f"loss {result['loss']:.4f}, accuracy {result['accuracy']:.2%}, balanced {result['balanced']:.2%}", end="")
     print(f", top-{TOP} accuracy {result['top']:.2%}\n" if "top" in result else "\n")
     print(classification_report(matrices[-1], description.classes))

@@ -96,15 +96,15 @@ class ImageFolder:
 
     def _decode(self, i: int) -> Any:
         """The picture of one file in this dataset's mode."""
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         name, data = self.names[i], self._files.read(i)
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 return _plain(picture).convert(MODES[self.mode])
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-            hint = "Repair or remove it."
-            raise ArgumentError.of("ImageFolder", f"an image in {self.path / name}", f"{error}", hint) from error
+            got = "a file that Pillow cannot read" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise ArgumentError.of("ImageFolder", f"an image in {self.path / name}", got, "Repair or remove it.") from error
 
 
 def _plain(picture: Any) -> Any:
