@@ -46,7 +46,7 @@ class Mode:
 
 
 QUICK = Mode("quick", 3, 0.03, ("cifar_cnn",), 1)
-FULL = Mode("full", 11, 0.2, ("mnist_cnn", "cifar_cnn", "image_cnn", "resnet20"), 5)
+FULL = Mode("full", 7, 0.15, ("mnist_cnn", "cifar_cnn", "image_cnn", "resnet20"), 3)
 GPU_QUICK = Mode("quick", 3, 0.05, (), 1, "gpu-cifar_cnn", "cuda", 4)
 GPU_FULL = Mode("full", 7, 0.3, (), 3, "gpu-cifar_cnn", "cuda", 4)
 
