@@ -7,7 +7,7 @@ before the next one arrives. A CUDA graph is a list of kernels with all their ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,7 +21,9 @@ from minidl.tensor import Tensor
 __all__ = ["Captured", "capture"]
 
 R = TypeVar("R")
-EAGER = 2  # calls that run as they are, before one is recorded: they compile kernels and make the optimizer's state
+# Calls that run as they are, before one is recorded: they make the optimizer's state and compile the kernels, the last one also
+# those that only recordings use, since nothing may be compiled while CUDA records.
+EAGER = 2
 
 
 class Captured(Generic[R]):
@@ -56,10 +58,11 @@ class Captured(Generic[R]):
             self._recorder.advance()
             self._graph.launch(self._cupy.cuda.get_current_stream())
             return self._result
-        if self._calls < EAGER:
-            self._calls += 1
+        if self._calls == EAGER:
+            return self._record(inputs)
+        self._calls += 1
+        with _recording(Recorder(rehearsal=True)) if self._calls == EAGER else nullcontext():
             return self._step(*inputs)
-        return self._record(inputs)
 
     def _record(self, inputs: tuple) -> R:
         """Run the step once without doing anything but noting the kernels; then replay it for the first time."""
@@ -100,7 +103,7 @@ class Captured(Generic[R]):
         for own, value in zip(self._inputs, inputs):
             array = value._array if isinstance(value, Tensor) else value
             if isinstance(array, np.ndarray):
-                own._array.set(array)
+                backend.overwrite(own._array, array)
             else:
                 own._array[...] = array
 
@@ -150,7 +153,8 @@ def capture(step: Callable[..., R]) -> Captured[R]:
 class Recorder:
     """What a recording has to be told before each replay: optimizers and random masks come to it while it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, rehearsal: bool = False) -> None:
+        self._rehearsal = rehearsal
         self._optimizers: list[tuple[Any, list[tuple[Tensor, Any]]]] = []
         self._seeds: list[tuple[Array, np.random.Generator, int]] = []
 
@@ -162,7 +166,7 @@ class Recorder:
     def seed(self, like: Array, value: int, rng: np.random.Generator) -> Array:
         """A seed in device memory, of shape (1,): the drawn value in the first replay, in each of the others a new one."""
         xp = backend.xp_of(like)
-        stored = xp.empty(1, np.int64)
+        stored = xp.array([value]) if self._rehearsal else xp.empty(1, np.int64)
         self._seeds.append((stored, rng, value))
         return stored
 
@@ -199,6 +203,8 @@ def _own(cp: Any, value: Any) -> Tensor:
         raise ArgumentError.of("capture", "tensors and arrays as inputs", type(value).__name__)
     if isinstance(value, Tensor) and isinstance(array, np.ndarray):
         raise DeviceError.of("capture", "a step on an NVIDIA GPU", "a tensor on the CPU", "Call it as it is, without capture.")
+    if isinstance(array, np.ndarray):
+        return Tensor.wrap(backend.to_device(array, f"cuda:{cp.cuda.runtime.getDevice()}"))
     return Tensor.wrap(cp.array(array, order="K"))
 
 
