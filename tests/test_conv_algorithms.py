@@ -211,6 +211,21 @@ def test_one_pixel_windows(C, O, size, stride, groups, dtype):
     assert gb is None
 
 
+@pytest.mark.parametrize("O", [8, 16, 48, 64])
+@pytest.mark.parametrize("dtype", "fd")
+def test_weights_of_few_pixels(dtype, O):
+    """They are read where they lie, to the same result as packed."""
+    geometry = (1, 1), ((1, 0), (0, 1)), (1, 1), 1
+    x, w, b, _ = normal((2, 5, 6, 7), (O, 5, 3, 2), geometry, dtype)
+    results = []
+    for few in (_direct.FEW_PIXELS, 0):
+        _direct._plan.cache_clear()  # which remembers how it was for these shapes
+        with mock.patch.object(_direct, "FEW_PIXELS", few):
+            results.append(cpu.conv2d_forward(x, w, b, *geometry, "direct"))
+    _direct._plan.cache_clear()
+    np.testing.assert_array_equal(*results)
+
+
 @pytest.mark.parametrize("dtype", "fd")
 def test_images(dtype):
     """The same values, channels last in memory; no copy when they lie so already."""

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy import signal
 
 import minidl as md
 from minidl import memory
@@ -14,6 +13,8 @@ from minidl.kernels import generic
 from minidl.kernels.generic import conv as generic_conv, conv2d_loops, conv_size
 from minidl.ops.pool import _adaptive_windows, _mean_windows, _windows
 from minidl.registry import OPS
+
+signal = pytest.importorskip("scipy.signal")
 
 try:
     from minidl.kernels import cpu

@@ -15,7 +15,7 @@ pytest.importorskip("numba")
 from numba import config, njit
 
 from minidl.kernels import cpu
-from minidl.kernels.cpu import _direct, _jit, _product, _relu_pool, _tile, _vector, conv, linear as cpu_linear
+from minidl.kernels.cpu import _direct, _jit, _positions, _product, _relu_pool, _tile, _vector, conv, linear as cpu_linear
 from minidl.kernels.cpu._tile import NARROW, WIDE, Shape, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
 from minidl.kernels.cpu._vector import (
     vectors_add,
@@ -201,13 +201,13 @@ def compare(case, dtype):
     # Both forms of gx, whichever conv2d_backward took; and depthwise shapes as groups of one channel.
     images, gradient = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, gy))
     weights = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
-    axes = [along(_direct.forward_axis, x, w, geometry, i) for i in (0, 1)]
+    axes = [along(_positions.forward_axis, x, w, geometry, i) for i in (0, 1)]
     gx = np.full_like(images, np.nan)
     _direct.scatter(gradient, weights, gx, *axes, groups)
     close(gx.transpose(0, 3, 1, 2), gradients[0])
     gx = np.full_like(images, np.nan)
-    for h in along(_direct.gradient_axes, x, w, geometry, 0):
-        for v in along(_direct.gradient_axes, x, w, geometry, 1):
+    for h in along(_positions.gradient_axes, x, w, geometry, 0):
+        for v in along(_positions.gradient_axes, x, w, geometry, 1):
             _direct.correlate(gradient, weights, None, gx, h, v, groups, transposed=True)
     close(gx.transpose(0, 3, 1, 2), gradients[0])
     gw, gb = np.full_like(weights, np.nan), np.full_like(b, np.nan)

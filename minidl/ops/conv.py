@@ -98,7 +98,7 @@ def _conv2d_errors(draw: Draw) -> list[ErrorSample]:
         ErrorSample(ShapeError, r"expected weight of shape \(O, C/groups, KH, KW\)", x, w[0]),
         ErrorSample(
             ShapeError,
-            r"conv2d: expected weight with C/groups = 3 channels, got weight of shape \(8, 4, 3, 3\)\.",
+            r"conv2d: expected x with C = 4 channels, as weight of shape \(8, 4, 3, 3\) and groups=1 ask for, got shape \(",
             x,
             draw.normal(8, 4, 3, 3),
         ),
@@ -170,8 +170,8 @@ def checked(
     if C % groups or O % groups:
         raise ArgumentError.of(op, f"groups that divides C = {C} and O = {O}", f"groups={groups}")
     if C // groups != CG:
-        hint = f"The input x has shape {x.shape} and groups={groups}; weight is (O, C/groups, KH, KW)."
-        raise ShapeError.of(op, f"weight with C/groups = {C // groups} channels", f"weight of shape {w.shape}", hint)
+        expected = f"x with C = {CG * groups} channels, as weight of shape {w.shape} and groups={groups} ask for"
+        raise ShapeError.of(op, expected, f"shape {x.shape}", "x is (N, C, H, W), weight is (O, C/groups, KH, KW).")
     _bias(op, b, O)
     sides = _padding(op, padding, (KH, KW), stride, dilation)
     fits(op, x.shape[2:], (KH, KW), sides, dilation)
@@ -281,7 +281,7 @@ def _conv_transpose2d_errors(draw: Draw) -> list[ErrorSample]:
         ErrorSample(ShapeError, r"expected x of shape \(N, C, H, W\) or \(C, H, W\)", x[0, 0], w),
         ErrorSample(
             ShapeError,
-            r"expected weight with C = 4 channels first, got weight of shape \(3, 4, 2, 2\)",
+            r"expected x with C = 3 channels, as weight of shape \(3, 4, 2, 2\) asks for, got shape \(",
             x,
             draw.normal(3, 4, 2, 2),
         ),
@@ -401,8 +401,8 @@ def conv_transpose2d(
     if C % groups:
         raise ArgumentError.of(name, f"groups that divides C = {C}", f"groups={groups}")
     if w.shape[0] != C:
-        hint = f"The input x has shape {x.shape}; weight is (C, O/groups, KH, KW)."
-        raise ShapeError.of(name, f"weight with C = {C} channels first", f"weight of shape {w.shape}", hint)
+        expected = f"x with C = {w.shape[0]} channels, as weight of shape {w.shape} asks for"
+        raise ShapeError.of(name, expected, f"shape {x.shape}", "x is (N, C, H, W), weight is (C, O/groups, KH, KW).")
     _bias(name, b, OG * groups)
     if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         raise ArgumentError.of(name, f"output_padding below stride or dilation ({stride}, {dilation})", str(extra))

@@ -86,7 +86,7 @@ def _samples(draw: Draw) -> list[Sample]:
 def _errors(draw: Draw) -> list[ErrorSample]:
     x, w = draw.normal(2, 3, 8, 8), draw.normal(8, 3, 3, 3)
     return [
-        ErrorSample(ShapeError, r"conv2d_relu: expected weight with C/groups = 3 channels", x, draw.normal(8, 4, 3, 3)),
+        ErrorSample(ShapeError, r"conv2d_relu: expected x with C = 4 channels", x, draw.normal(8, 4, 3, 3)),
         ErrorSample(ArgumentError, "expected pool of 1 or 2, got 3", x, w, pool=3),
         ErrorSample(ArgumentError, "expected padding of at least 0, got -1", x, w, padding=-1),
         ErrorSample(

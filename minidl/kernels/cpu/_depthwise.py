@@ -7,7 +7,7 @@ multiplies a tile by one register of weights, channel by channel:
     gw:  tile[tap]   = 0;  for each pixel:  tile[tap]   += x[tap + pixel] * gy[pixel]
 
 What is summed up stays in registers and is written once. gx is y of another convolution, of gy with the kernel turned, for
-each phase of the stride (see ``gradient_axes`` of ``_direct``).
+each phase of the stride (see ``gradient_axes`` of ``_positions``).
 
 Images are read where they lie. At their edges a tile has pixels, or taps, that would see the padding: tables say which ones
 see the image, a bit for each.
@@ -21,8 +21,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from minidl.kernels.cpu._direct import Axis
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
+from minidl.kernels.cpu._positions import Axis
 from minidl.kernels.cpu._prefetch import prefetch
 from minidl.kernels.cpu._tile import (
     _I64,

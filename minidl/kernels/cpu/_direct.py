@@ -14,151 +14,35 @@ The gradient of the weights is the same sum with two tables exchanged:
 
 and the gradient of the images is again a convolution, of gy, with the kernel turned by 180 degrees, padded so that it meets
 all pixels. With a stride S, pixels whose positions differ by S meet the same taps, so each of the S x S interleaved
-grids of pixels is one such convolution with its own few taps (see ``gradient_axes``).
+grids of pixels is one such convolution with its own few taps (see ``gradient_axes`` of ``_positions``).
 
 Work is cut into pieces of a few hundred output pixels, whose inputs stay in a core's cache: a band of rows of one image, or
-several small images. Weights are packed into panels as wide as a tile, so that the loop reads them in a row.
+several small images. Weights are packed into panels as wide as a tile, so that the loop reads them in a row; or read where
+they lie, if they meet few pixels. All that follows from shapes alone is worked out once (``_Plan``).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minidl.kernels.cpu._jit import fork, serial, share, threaded, threads
+from minidl.kernels.cpu._positions import LINE, Axis, tables, weight_positions
 from minidl.kernels.cpu._prefetch import prefetch
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, pool_rows, relu_row, relu_row_gradient, unpool_rows
 from minidl.kernels.cpu._tile import NARROW, WIDE, Shape, lanes, tile_add, tile_fma, tile_offsets, tile_start, tile_store
-from minidl.kernels.generic.conv import Pair, conv_size
 from minidl.memory import empty
 
-__all__ = ["correlate", "forward_axis", "gradient_axes", "scatter", "weight_gradient"]
+__all__ = ["correlate", "scatter", "weight_gradient"]
 
 WIDE_ROW, NARROW_ROW = Shape(1, WIDE.vectors), Shape(1, NARROW.vectors)  # to copy with
 
 PIECE_PIXELS = 256  # output pixels worked on at a time
-LINE = 16  # float32 numbers of a cache line
+FEW_PIXELS = 1024  # to which weights are applied where they lie: too few to be worth packing them
 FAR_BYTES = 1 << 23  # of images that are not in a cache any more
-PIECE_BYTES = 1 << 18  # of the copy with zeros around that a piece may need
 MACS_PER_ELEMENT = 32  # multiply-adds that take as long as one element of an elementwise kernel, for threads()
-
-
-# ---------------------------------------------------------------------------------------- geometry
-
-
-class Axis(NamedTuple):
-    """Along one axis: output positions first, first + step, ..., as many as ``outputs``, and what they see.
-
-    Output number i sees the inputs start + i * stride + offset, for each offset, with the weights taps[...] of the kernel.
-    """
-
-    outputs: int
-    first: int
-    step: int
-    start: int
-    stride: int
-    offsets: tuple[int, ...]
-    taps: tuple[int, ...]
-
-    def reach(self, count: int) -> int:
-        """How many inputs ``count`` neighbouring outputs span."""
-        return (count - 1) * self.stride + self.offsets[-1] + 1 if self.offsets else 0
-
-    def inside(self, size: int) -> bool:
-        """Whether no output sees beyond an image of this size."""
-        return not self.offsets or (self.start >= 0 and self.start + self.reach(self.outputs) <= size)
-
-
-@lru_cache(maxsize=1024)
-def forward_axis(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> Axis:
-    """An axis of the convolution itself."""
-    count = conv_size(size, kernel, stride, padding, dilation)
-    return Axis(count, 0, 1, -padding[0], stride, tuple(dilation * k for k in range(kernel)), tuple(range(kernel)))
-
-
-@lru_cache(maxsize=1024)
-def gradient_axes(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> list[Axis]:
-    """An axis of the gradient of the input, whose outputs are the pixels and whose inputs are gy; one for each phase.
-
-    Output o of the convolution saw, through tap k, the pixel o * stride - padding + k * dilation. So pixel i gets a share
-    from o = (i + padding - k * dilation) / stride, for the taps k with which this is a whole number: those of its phase.
-    """
-    axes = []
-    for first in range(min(stride, size)):
-        # From the last tap to the first, because gy is then read forward.
-        taps = [k for k in reversed(range(kernel)) if (first + padding[0] - k * dilation) % stride == 0]
-        seen = [(first + padding[0] - k * dilation) // stride for k in taps]
-        start = seen[0] if seen else 0
-        count = -(-(size - first) // stride)
-        axes.append(Axis(count, first, stride, start, 1, tuple(o - start for o in seen), tuple(taps)))
-    return axes
-
-
-class Tables(NamedTuple):
-    """The positions of one convolution of images (H, W, C); see the top of the file. Equal for all pieces and groups."""
-
-    pixel: np.ndarray  # of the pixels of a piece, from where its input begins
-    tap: np.ndarray  # of one group's values of a window
-    out: np.ndarray  # of the pixels of a piece, from where its output begins
-    numbers: tuple[int, ...]  # the integers that ``_where`` and ``_copy`` need
-    copies: int  # elements of a copied piece; 0 when windows never reach beyond the image
-    pieces: int  # in the batch
-
-
-@lru_cache(maxsize=1024)
-def tables(
-    N: int,
-    image: tuple[int, int, int],
-    out_image: tuple[int, int, int],
-    h: Axis,
-    w: Axis,
-    groups: int,
-    itemsize: int,
-    pixels: int,
-    unit: int = 1,
-) -> Tables:
-    """Cut a batch into pieces of about ``pixels`` output pixels, whole units of so many rows, and note the positions."""
-    (H, W, C), (OH, OW, O) = image, out_image
-    copied = not (h.inside(H) and w.inside(W))
-    columns = w.reach(w.outputs) if copied else W  # in a row of what is read
-    rows = max(unit, min(h.outputs, pixels // w.outputs) // unit * unit)
-    if copied:
-        while rows > unit and h.reach(rows) * columns * C * itemsize > PIECE_BYTES:
-            rows -= unit
-    bands = -(-h.outputs // rows)
-    rows = -(-h.outputs // (bands * unit)) * unit
-    images = 1
-    if bands == 1:
-        images = max(1, pixels // (h.outputs * w.outputs))
-        if copied:
-            images = max(1, min(images, PIECE_BYTES // max(1, h.reach(rows) * columns * C * itemsize)))
-        images = min(images, max(N, 1))
-    lines = h.reach(rows) if copied else H
-    n, i, j = (a.reshape(-1) for a in np.meshgrid(np.arange(images), np.arange(rows), np.arange(w.outputs), indexing="ij"))
-    pixel = ((n * lines + i * h.stride) * columns + j * w.stride) * C
-    out = ((n * OH + i * h.step) * OW + j * w.step) * O
-    positions = np.add.outer(np.array(h.offsets, int) * columns, np.array(w.offsets, int)) * C
-    tap = np.add.outer(positions.reshape(-1), np.arange(C // groups)).reshape(-1)
-    numbers = (
-        *(N, H, W, C, images, rows, bands, h.outputs, w.outputs),
-        *(h.start, h.stride, w.start, lines, columns, int(copied)),
-        *(OH * OW * O, (h.first * OW + w.first) * O, h.step * OW * O),
-    )
-    return Tables(pixel, tap, out, numbers, images * lines * columns * C if copied else 0, -(-N // images) * bands)
-
-
-@lru_cache(maxsize=1024)
-def weight_positions(w_shape: tuple[int, ...], h: Axis, w: Axis, transposed: int) -> np.ndarray:
-    """Where in (KH, KW, C/G, O) weights the k-th value of a window has its first weight.
-
-    The values of a window are its (kh, kw, c); or, for the gradient, the (kh, kw, o) of a window on gy, with as many
-    channels o as a group has (``transposed``).
-    """
-    _, KW, CG, O = w_shape
-    taps = np.add.outer(np.array(h.taps, int) * KW, np.array(w.taps, int)).reshape(-1) * (CG * O)
-    return np.add.outer(taps, np.arange(transposed) if transposed else np.arange(CG) * O).reshape(-1)
 
 
 # ---------------------------------------------------------------------------------------- kernels
@@ -277,14 +161,18 @@ def _read(x, copy, numbers, n, images, line):
 
 @threaded
 def _correlate(
-    x, w, start, y, winner, follows, pixel, tap, out, numbers, groups, OG, ahead, lanes, copies, results, pieces, part, parts
+    x, w, w_row, start, y, winner, follows, pixel, tap, out, numbers, groups, OG, ahead, lanes, scratch, pieces, part, parts
 ):
-    """A convolution and what follows. w and start are packed panels, for each group of OG columns."""
+    """A convolution and what follows.
+
+    w and start are packed panels, for each group of OG columns; or w, where ``w_row`` is not zero, is a matrix with rows of so
+    many numbers. A thread's ``scratch`` is for copies of images, and from numbers[18] on for results before pooling.
+    """
     if fork(part, parts):
         return
     first, last = share(pieces, part, parts)
-    O, CG, copy, unpooled = groups * OG, numbers[3] // groups, copies[part], results[part]
-    padded, columns = start.size // groups, numbers[8]
+    O, CG, padded, columns = groups * OG, numbers[3] // groups, start.size // groups, numbers[8]
+    copy, unpooled = scratch[part], scratch[part, numbers[18] :]
     for piece in range(first, last):
         n, images, line, pixels, at = _where(numbers, piece)
         source = _read(x, copy, numbers, n, images, line)
@@ -293,10 +181,11 @@ def _correlate(
             for o in range(0, OG, WIDE.vectors * lanes):
                 width, used = panel_width(OG - o, lanes), min(OG - o, WIDE.vectors * lanes)
                 place = g * padded + o
-                weights, group = w[place * tap.size :], target[g * OG + o :]
+                weights, step = (w[o:], w_row) if w_row else (w[place * tap.size :], width)
+                group = target[g * OG + o :]
                 far = ahead if o == 0 else 0  # later panels of weights find the pixels in the cache
                 panel(
-                    *(source[g * CG :], pixel[:pixels], tap, weights, width),
+                    *(source[g * CG :], pixel[:pixels], tap, weights, step),
                     *(start[place:], group, out[:pixels], used, False, far, lanes),
                 )
         if follows == RELU:
@@ -432,8 +321,52 @@ def _cropped(axis: Axis, follows: int) -> Axis:
     return axis._replace(outputs=axis.outputs - axis.outputs % 2) if follows == POOL else axis
 
 
+_NO_BYTES = np.empty(0, np.uint8)
+
+
 def _flat(a: np.ndarray | None, dtype: Any) -> np.ndarray:
     return np.empty(0, dtype) if a is None else a.reshape(-1)
+
+
+class _Plan:
+    """What ``correlate`` of arrays of these shapes needs to know; see there."""
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int, int],
+        w_shape: tuple[int, int, int, int],
+        y_shape: tuple[int, int, int, int],
+        dtype: np.dtype,
+        h: Axis,
+        v: Axis,
+        groups: int,
+        transposed: bool,
+        follows: int,
+        piece_pixels: int,
+    ) -> None:
+        (N, *image, C), O = x_shape, y_shape[3]
+        h, v = _cropped(h, follows), _cropped(v, follows)
+        out_image, unit = ((h.outputs, v.outputs, O), 2) if follows == POOL else (y_shape[1:], 1)
+        t = tables(N, (*image, C), out_image, h, v, groups, dtype.itemsize, _pixels(N, h, v, piece_pixels), unit)
+        self.pixel, self.tap, self.out, self.numbers, self.pieces = t.pixel, t.tap, t.out, t.numbers, t.pieces
+        self.vector, self.OG = lanes(dtype), O // groups
+        self.columns = padded(self.OG, self.vector)
+        self.zeros = np.zeros(groups * self.columns, dtype)
+        # Where a group's weights begin, those of its k-th value of a window, and the next column's.
+        self.group_step, self.step = (C // groups, w_shape[3]) if transposed else (self.OG, 1)
+        self.position = weight_positions(w_shape, h, v, C // groups if transposed else 0)
+        depth = self.position.size
+        # Weights that are a matrix of whole panels can be read as they lie; else, with a row of 0, they are packed.
+        matrix = groups == 1 and not transposed and self.columns == O and np.array_equal(self.position, np.arange(depth) * O)
+        self.w_row = O if matrix and N * h.outputs * v.outputs <= FEW_PIXELS else 0
+        self.packed = groups * self.columns * depth
+        self.room = t.numbers[18] + (t.pixel.size * O if follows == POOL else 0)
+        self.work, self.most_parts = _work(N, h, v, depth * O), max(t.pieces, 1)
+        # Windows of several pixels overlap, and have mostly been read; and a short sum is no time to wait for memory.
+        self.ahead = 0 if t.copies or depth > C // groups or depth <= LINE else WIDE.rows * v.stride * C
+
+
+_plan = lru_cache(maxsize=1024)(_Plan)
 
 
 def correlate(
@@ -453,29 +386,25 @@ def correlate(
     ``transposed``: the sum is over w's last axis, as the gradient of the input needs it. What ``follows`` is done to y,
     which is then smaller for POOL, and so is ``winner``.
     """
-    vector, dtype, O = lanes(x.dtype), x.dtype, y.shape[3]
-    OG, N = O // groups, len(x)
-    h, v = _cropped(h, follows), _cropped(v, follows)
-    image = (h.outputs, v.outputs, O) if follows == POOL else y.shape[1:]
-    t = tables(N, x.shape[1:], image, h, v, groups, dtype.itemsize, _pixels(N, h, v), 1 + (follows == POOL))
-    step, group_step = (w.shape[3], x.shape[3] // groups) if transposed else (1, OG)
-    position = weight_positions(w.shape, h, v, group_step if transposed else 0)
-    columns = padded(OG, vector)
-    packed, start = aligned(groups * columns * position.size, dtype), np.zeros((groups, columns), dtype)
-    if b is not None:
-        start[:, :OG] = b.reshape(groups, OG)
-    w = w.reshape(-1)
-    for g in range(groups):
-        pack(w[g * group_step :], position, step, OG, packed[g * columns * position.size :], vector)
-    parts = min(threads(_work(N, h, v, position.size * O)), max(t.pieces, 1))
-    copies, results = _room(parts, t.copies, dtype), _room(parts, t.pixel.size * O if follows == POOL else 0, dtype)
-    # Windows of several pixels overlap, and have mostly been read; small images are in a cache; and a short sum is no
-    # time to wait for memory.
-    near = t.copies or position.size > x.shape[3] // groups or x.nbytes < FAR_BYTES or position.size <= LINE
-    ahead = 0 if near else WIDE.rows * v.stride * x.shape[3]
+    dtype = x.dtype
+    plan = _plan(x.shape, w.shape, y.shape, dtype, h, v, groups, transposed, follows, PIECE_PIXELS)
+    start, w = plan.zeros, w.reshape(-1)
+    if b is not None and start.size == b.size:
+        start = np.ascontiguousarray(b)
+    elif b is not None:
+        start = start.copy()
+        start.reshape(groups, -1)[:, : plan.OG] = b.reshape(groups, -1)
+    if not plan.w_row:
+        packed, size = aligned(plan.packed, dtype), plan.packed // groups
+        for g in range(groups):
+            pack(w[g * plan.group_step :], plan.position, plan.step, plan.OG, packed[g * size :], plan.vector)
+        w = packed
+    parts = min(threads(plan.work), plan.most_parts)
+    ahead = plan.ahead if x.nbytes >= FAR_BYTES else 0  # small images are in a cache
     _correlate(
-        *(parts, x.reshape(-1), packed, start.reshape(-1), y.reshape(-1), _flat(winner, np.uint8), follows),
-        *(t.pixel, t.tap, t.out, t.numbers, groups, OG, ahead, vector, copies, results, t.pieces),
+        *(parts, x.reshape(-1), w, plan.w_row, start, y.reshape(-1), _NO_BYTES if winner is None else winner.reshape(-1)),
+        *(follows, plan.pixel, plan.tap, plan.out, plan.numbers, groups, plan.OG, ahead, plan.vector),
+        *(_room(parts, plan.room, dtype), plan.pieces),
     )
 
 
@@ -498,7 +427,7 @@ def weight_gradient(
     vector, dtype, O, N = lanes(gy.dtype), gy.dtype, gy.shape[3], len(gy)
     h, v = _cropped(h, follows), _cropped(v, follows)
     out_image = (h.outputs, v.outputs, O)
-    t = tables(N, image, out_image, h, v, groups, dtype.itemsize, _pixels(N, h, v), 1 + (follows == POOL))
+    t = tables(N, image, out_image, h, v, groups, dtype.itemsize, _pixels(N, h, v, PIECE_PIXELS), 1 + (follows == POOL))
     parts = min(threads(_work(N, h, v, (1 if gw is None else t.tap.size) * O)), max(t.pieces, 1))
     size = 0 if gw is None else gw.size
     gws = empty((parts, size), dtype) if gw is None or parts > 1 else gw.reshape(1, size)
@@ -525,7 +454,7 @@ def scatter(gy: np.ndarray, w: np.ndarray, gx: np.ndarray, h: Axis, v: Axis, gro
     """
     vector, dtype, O = lanes(gy.dtype), gy.dtype, gy.shape[3]
     OG, depth = O // groups, w[..., 0].size
-    t = tables(len(gy), gx.shape[1:], gy.shape[1:], h, v, groups, dtype.itemsize, _pixels(len(gy), h, v))
+    t = tables(len(gy), gx.shape[1:], gy.shape[1:], h, v, groups, dtype.itemsize, _pixels(len(gy), h, v, PIECE_PIXELS))
     channel, size = np.arange(OG), padded(depth, vector) * OG
     packed = aligned(groups * size, dtype)
     for g in range(groups):
@@ -547,6 +476,6 @@ def _work(N: int, h: Axis, v: Axis, macs: int) -> int:
     return N * h.outputs * v.outputs * macs // MACS_PER_ELEMENT
 
 
-def _pixels(N: int, h: Axis, v: Axis) -> int:
+def _pixels(N: int, h: Axis, v: Axis, most: int) -> int:
     """The size of a piece: smaller when the batch would not give each thread several."""
-    return min(PIECE_PIXELS, max(16, N * h.outputs * v.outputs // 8))
+    return min(most, max(16, N * h.outputs * v.outputs // 8))

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from minidl.kernels.cpu._depthwise import depthwise, depthwise_weights
-from minidl.kernels.cpu._direct import Axis, correlate, forward_axis, gradient_axes, padded, scatter, weight_gradient
+from minidl.kernels.cpu._direct import correlate, padded, scatter, weight_gradient
 from minidl.kernels.cpu._jit import fork, share, threaded, threads
+from minidl.kernels.cpu._positions import Axis, forward_axis, gradient_axes
 from minidl.kernels.cpu._product import product
 from minidl.kernels.cpu._relu_pool import PLAIN, POOL, RELU, follow, undo
 from minidl.kernels.cpu._tile import lanes

@@ -443,15 +443,16 @@ def winograd_pays(
     """Whether F(4x4, 3x3) is less work than a direct convolution, as estimated, where Winograd can compute it.
 
     Work is counted in multiply-adds, and what else there is in multiply-adds of the same time (measured): transforming a
-    tile takes about 500 for each of its channels, the weights 600 for each of C * O. With few channels, or few outputs in
-    the tiles that cover them (a 5x5 result needs four tiles), or few tiles for the weights, the direct way is shorter.
+    tile takes about 500 for each of its channels, the weights 3000 for each of C * O (600 on one thread, but two threads have
+    to give each other the transformed weights, and the parts of their gradients). With few channels, or few outputs in the
+    tiles that cover them (a 5x5 result needs four tiles), or few tiles for the weights, the direct way is shorter.
     """
     (N, C, H, W), O = x_shape, w_shape[0]
     if min(C, O) < 16:
         return False
     OH, OW = (_seen(conv_size(size, 3, 1, sides, 1), follows) for size, sides in zip((H, W), padding, strict=True))
     tiles = N * _tiles(OH, 4) * _tiles(OW, 4)
-    return tiles * (36 * C * O + 500 * (C + O)) + 600 * C * O < N * OH * OW * 9 * C * O
+    return tiles * (36 * C * O + 500 * (C + O)) + 3000 * C * O < N * OH * OW * 9 * C * O
 
 
 _NO_BYTES, _NOTHING = np.empty(0, np.uint8), np.empty(0, np.float32)
