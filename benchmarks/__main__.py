@@ -113,7 +113,7 @@ def _report(options: argparse.Namespace) -> int:
     data = report.load(options.file)
     paths = report.render(data, options.file)
     if options.readme:
-        report.write_readme(data, options.readme)
+        report.write_readme(data, options.readme, options.file.with_suffix(".png"))
         paths.append(options.readme)
     print("\n".join(map(str, paths)))
     return 0

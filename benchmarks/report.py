@@ -7,6 +7,7 @@ several configurations is represented by the fastest of them, case by case.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -265,8 +266,8 @@ def summary_table(data: Data) -> str:
     return table(["", "minidl ms", "PyTorch ms", "times faster"], rows)
 
 
-def write_readme(data: Data, path: Path) -> None:
-    """Replace what stands between the marks in a Markdown file by the summary table.
+def write_readme(data: Data, path: Path, picture: Path) -> None:
+    """Replace what stands between the marks in a Markdown file by the summary table and the picture.
 
     Raises:
         ValueError: a file without the marks.
@@ -276,7 +277,8 @@ def write_readme(data: Data, path: Path) -> None:
     if not pattern.search(text):
         raise ValueError(f"{path}: expected the lines {MARKS[0]} and {MARKS[1]} around the place for the table.")
     where = f"{data['machine']['cpu']}, {data['threads']} threads; PyTorch in the fastest of its configurations."
-    block = "\n\n".join((MARKS[0], summary_table(data), where, MARKS[1]))
+    link = Path(os.path.relpath(picture, path.parent)).as_posix()
+    block = "\n\n".join((MARKS[0], summary_table(data), where, f"![How long others take]({link})", MARKS[1]))
     path.write_text(pattern.sub(lambda _: block, text), encoding="utf-8")
 
 

@@ -57,7 +57,10 @@ else:
 
             return viz
         if name == "__version__":
-            from importlib.metadata import version
+            from importlib.metadata import PackageNotFoundError, version
 
-            return version("minidl")
+            try:
+                return version("minidl")
+            except PackageNotFoundError:  # used from a checkout, without being installed
+                return "checkout"
         raise AttributeError(f"module 'minidl' has no attribute {name!r}")

@@ -230,14 +230,59 @@ def to_device(array: Array, device: str) -> Array:
         return array
     with cp.cuda.Device(index):
         try:
-            return cp.asarray(array, order="K") if not isinstance(array, np.ndarray) else cp.array(array, order="K")
+            if is_array(array) and not isinstance(array, np.ndarray):  # from another GPU
+                return cp.asarray(array, order="K")
+            return in_memory_order(np.asarray(array), cp.array)
         except MemoryError as error:
             _explain(error, cp)
             raise
 
 
+def in_memory_order(array: Array, copy: Callable[[Array], Array]) -> Array:
+    """``copy(array)`` for a copy between host and GPU, which CuPy makes in C order only, in the order of ``array``.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> x = np.zeros((2, 5, 5, 3)).transpose(0, 3, 1, 2)
+    >>> backend.in_memory_order(x, lambda view: view.copy("C")).strides == x.strides
+    True
+    """
+    if array.flags.c_contiguous:
+        return copy(array)
+    axes = slowest_first(array)
+    return copy(array.transpose(axes)).transpose(np.argsort(axes).tolist())
+
+
+def slowest_first(array: Array) -> list[int]:
+    """The axes by how far apart in memory their elements are, the farthest first.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> backend.slowest_first(np.zeros((2, 5, 5, 3)).transpose(0, 3, 1, 2))
+    [0, 2, 3, 1]
+    """
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+
+
+def overwrite(target: Array, values: np.ndarray) -> None:
+    """Copy a NumPy array into a dense array on a GPU, of the same shape and dtype, in whatever order both lie.
+
+    >>> import numpy as np
+    >>> from minidl import backend
+    >>> try:
+    ...     x = backend.to_device(np.zeros((2, 3)).T, "cuda")
+    ...     backend.overwrite(x, np.ones((3, 2)))
+    ...     print(float(x.sum()))
+    ... except backend.DeviceError:  # no GPU here
+    ...     print(6.0)
+    6.0
+    """
+    axes = slowest_first(target)
+    target.transpose(axes).set(np.ascontiguousarray(values.transpose(axes)).reshape([target.shape[axis] for axis in axes]))
+
+
 def to_numpy(array: Array) -> np.ndarray:
-    """The array in host memory as NumPy; the same object when it is there already.
+    """The array in host memory as NumPy; the same object when it is there already. Memory order is kept.
 
     >>> import numpy as np
     >>> from minidl import backend
@@ -245,7 +290,9 @@ def to_numpy(array: Array) -> np.ndarray:
     >>> backend.to_numpy(x) is x
     True
     """
-    return np.asarray(array) if isinstance(array, (np.ndarray, np.generic)) else array.get()
+    if isinstance(array, (np.ndarray, np.generic)):
+        return np.asarray(array)
+    return in_memory_order(array, lambda device_array: device_array.get())
 
 
 def as_array(value: Any, dtype: Any = None, op: str = "tensor", copy: Callable[[np.ndarray], np.ndarray] = np.copy) -> Array:

@@ -10,14 +10,36 @@ E = TypeVar("E", bound="Located")
 
 
 class Located(Exception):
-    """An error that says which operation of which module met it."""
+    """An error that says which operation of which module met it.
+
+    Attributes:
+        op: the operation.
+        got: what came, as the message says it.
+    """
+
+    op = ""
+    got = ""
+    _facts = ""  # the message without its hint
 
     @classmethod
     def of(cls: type[E], op: str, expected: str, got: str, hint: str = "") -> E:
         """Compose the message: what ran and where, what it expected, what came, the smallest fix."""
         place = f"{op} [{state.path}]" if state.path else op
         text = f"{place}: expected {expected}, got {got}."
-        return cls(f"{text} {hint}" if hint else text)
+        error = cls(f"{text} {hint}" if hint else text)
+        error.op, error.got, error._facts = op, got, text
+        return error
+
+    def advise(self, hint: str) -> None:
+        """Put a better hint in the place of the message's own.
+
+        >>> import minidl as md
+        >>> error = md.ShapeError.of("linear", "x with 3 features", "shape (2, 4)", "Look at the sizes.")
+        >>> error.advise("Use in_features=4.")
+        >>> print(error)
+        linear: expected x with 3 features, got shape (2, 4). Use in_features=4.
+        """
+        self.args = (f"{self._facts} {hint}",)
 
 
 class ShapeError(Located, ValueError):

@@ -117,7 +117,7 @@ def gradcheck(
         function: takes the inputs as tensors and returns a tensor, or a list or tuple of tensors; must give
             the same result each time. Of a Module, the parameters are checked too (on a float64 copy).
         inputs: one array or tensor, or a list or tuple of arguments. Floating arrays (and lists of them) are
-            cast to float64 and checked; everything else passes as it is.
+            cast to float64 and checked, tensors on the device where they are; everything else passes as it is.
         tolerance: largest relative error that passes.
         step: h of the central difference, relative to max(1, abs(x)).
         mode: "full" (every element), "directional" (random directions), "auto" (full up to 4096 elements).
@@ -319,7 +319,7 @@ def _shifted(tensor: Tensor, place: Any, h: float, loss: Callable[[], float]) ->
         array[place] = old
     else:
         kept = array.copy()
-        array += h * place
+        array += backend.to_device(h * place, tensor.device)
         value = loss()
         array[...] = kept
     return value

@@ -427,17 +427,18 @@ def test_a_busy_machine_is_named(data):
 def test_readme_table_is_replaced_between_its_marks(data, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
-    report.write_readme(data, readme)
+    report.write_readme(data, readme, tmp_path / "results" / "all.png")
     text = readme.read_text()
+    assert "![How long others take](results/all.png)" in text
     assert "old" not in text
     assert text.startswith("before\n<!-- benchmarks -->")
     assert text.endswith("<!-- /benchmarks -->\nafter\n")
     assert "| CNN, training step, batch 8 | 20 | 70 | 3.5 |" in text
-    report.write_readme(data, readme)
+    report.write_readme(data, readme, tmp_path / "results" / "all.png")
     assert readme.read_text() == text
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="<!-- benchmarks -->"):
-        report.write_readme(data, readme)
+        report.write_readme(data, readme, tmp_path / "results" / "all.png")
 
 
 def test_picture(data, tmp_path):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import minidl as md
 from minidl.cli import main
+
+Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,8 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import filelock
 import numpy as np
-import pooch
 import pytest
-import requests  # noqa: F401  its first import changes the list of warnings
-from PIL import Image
 
 from minidl import data
 from minidl.cli import main
@@ -30,6 +26,9 @@ from minidl.data import ArrayDataset, ImageFolder, ShardDataset, Subset, cifar, 
 from minidl.data.download import Remote, Source, fetch
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 
+filelock, pooch = pytest.importorskip("filelock"), pytest.importorskip("pooch")
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("requests")  # its first import changes the list of warnings
 idx = importlib.import_module("minidl.data.idx")
 CONTENT = np.random.default_rng(0).bytes(300_000)
 

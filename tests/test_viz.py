@@ -1,14 +1,16 @@
 import subprocess
 import sys
 
-import matplotlib
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 import minidl as md
-from minidl import ArgumentError, DtypeError, ShapeError, nn, viz
-from minidl.viz import _style
+from minidl import ArgumentError, DtypeError, ShapeError, nn
+
+matplotlib = pytest.importorskip("matplotlib")
+Figure = pytest.importorskip("matplotlib.figure").Figure
+viz = md.viz
+_style = pytest.importorskip("minidl.viz._style")
 
 ROWS = [
     {"epoch": 1, "loss": 0.9, "accuracy": 0.70, "val_loss": 0.8, "val_accuracy": 0.75, "rate": 0.01},

@@ -10,8 +10,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
+
+import minidl
 
 COMMANDS = {
     "train": "train a classifier of images and draw what it learnt",
@@ -42,7 +43,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; bad options and missing files end with one line on stderr and exit code 2."""
     parser = _Parser(prog="minidl", description="minidl: deep learning from scratch, in Python that can be read and is fast.")
-    parser.add_argument("--version", action="version", version=f"minidl {version('minidl')}")
+    parser.add_argument("--version", action="version", version=f"minidl {minidl.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"minidl.cli.{name}")
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, ImportError) as error:
         if options.traceback:
             raise
         print(f"minidl {options.command}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What goes on to ``python -m benchmarks``."""
     parser.add_argument("--quick", action="store_true", help="short for: cpu --quick")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: short for gpu")
     parser.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the suite in a process of its own and return its exit code."""
     checkout = _checkout()
-    arguments = options.arguments or ["cpu"]
+    arguments = options.arguments or ["gpu" if options.device == "cuda" else "cpu"]
     if options.quick:
         arguments = [*arguments, "--quick"]
     path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,12 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compile now, and not in the first training step, the kernels of these models, layers, optimizers or operations; "
         "of all of them where none is named",
     )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N: what --warmup compiles for")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one line per fact; or warm up."""
     if options.warmup is not None:
-        return _warm_up(options.warmup)
+        return _warm_up(options.warmup, options.device)
     facts = [*_versions(), *_processor(), *_numba(), *_gpu()]
     width = max(len(name) for name, _ in facts)
     for name, text in facts:
@@ -44,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _warm_up(names: list[str]) -> int:
-    """Compile with a progress bar; say how many kernels, how long it took and where they lie."""
+def _warm_up(names: list[str], device: str) -> int:
+    """Compile with a progress bar; say how long it took and where the kernels lie."""
     known = warmup.names()
     for name in names:
         if name not in known:
@@ -54,25 +56,44 @@ def _warm_up(names: list[str]) -> int:
                 f"--warmup: expected the name of a model, a layer, an optimizer or an operation, got {name!r}."
                 + (f" Did you mean {', '.join(near)}?" if near else "")
             )
+    backend.to_device(np.empty(0), device)  # refuses a GPU that is not there
+    if device != "cpu":
+        return _warm_up_gpu(names, device)
     if not _has_compiler():
         print("nothing to compile: Numba is not installed, or NUMBA_DISABLE_JIT is set")
         return 0
-    from tqdm import tqdm
-
     from minidl.kernels.cpu._compiling import compiling
 
     compiling.told = True  # the bar tells
     kernels, seconds = compiling.kernels, compiling.seconds
-    bar = tqdm(list(warmup.steps(names)), unit="step", leave=False, disable=not sys.stderr.isatty())
-    with np.errstate(all="ignore"), bar:
-        for name, call in bar:
-            bar.set_description(name)
-            call()
+    _walk(names, device)
     kernels, seconds = compiling.kernels - kernels, compiling.seconds - seconds
     folder = _cache_folder()
     place = f"they lie in {folder}" if folder else "there is no folder to keep them in: set NUMBA_CACHE_DIR"
     print(f"{kernels} kernels compiled in {seconds:.1f} s; {place}")
     return 0
+
+
+def _warm_up_gpu(names: list[str], device: str) -> int:
+    """The same for a GPU; CuPy keeps its own kernels, too."""
+    from minidl.kernels.cuda._launch import compiling
+
+    compiling.told = True
+    start = time.perf_counter()
+    _walk(names, device)
+    print(f"compiled in {time.perf_counter() - start:.1f} s; the kernels lie in {_gpu_cache_folder()}")
+    return 0
+
+
+def _walk(names: list[str], device: str) -> None:
+    """Call every kernel once."""
+    from tqdm import tqdm
+
+    bar = tqdm(list(warmup.steps(names, device)), unit="step", leave=False, disable=not sys.stderr.isatty())
+    with np.errstate(all="ignore"), bar:
+        for name, call in bar:
+            bar.set_description(name)
+            call()
 
 
 def _installed(package: str) -> str | None:
@@ -152,9 +173,25 @@ def _gpu() -> Iterator[tuple[str, str]]:
     except DeviceError as error:
         yield "gpu", f"none: {error}"
         return
-    for index in range(cp.cuda.runtime.getDeviceCount()):
-        properties = cp.cuda.runtime.getDeviceProperties(index)
+    runtime = cp.cuda.runtime
+    yield "cuda", f"driver {_cuda(runtime.driverGetVersion())}, libraries {_cuda(runtime.runtimeGetVersion())}"
+    for index in range(runtime.getDeviceCount()):
+        properties = runtime.getDeviceProperties(index)
         yield (
             f"gpu {index}",
-            f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, {wheels[0] if wheels else 'CuPy'}",
+            f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, "
+            f"{properties['multiProcessorCount']} multiprocessors, "
+            f"compute capability {properties['major']}.{properties['minor']}, "
+            f"{wheels[0] if wheels else 'CuPy'}",
         )
+    yield "gpu kernel cache", _gpu_cache_folder()
+
+
+def _cuda(number: int) -> str:
+    """12090 is 12.9."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _gpu_cache_folder() -> str:
+    """Where CuPy keeps what it compiles."""
+    return os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache"))

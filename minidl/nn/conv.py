@@ -53,7 +53,9 @@ class _Conv(Module):
             raise ArgumentError.of(op, "padding_mode 'zeros'", repr(padding_mode), "Pad the input with md.pad first.")
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % groups:
-                raise ArgumentError.of(op, f"{name} divisible by groups={groups}", f"{name}={getattr(self, name)}")
+                common = math.gcd(self.in_channels, self.out_channels)
+                hint = f"Of both channel counts, {common} and its divisors are possible."
+                raise ArgumentError.of(op, f"{name} divisible by groups={groups}", f"{name}={getattr(self, name)}", hint)
         self.weight = Parameter(self._empty_weight())
         self.register_parameter("bias", Parameter(np.zeros(out_channels, default_dtype())) if bias else None)
         self.reset_parameters(rng)

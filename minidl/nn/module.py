@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl.backend import FLOATS, Array, is_array, parse_device, to_device
 from minidl.context import state
-from minidl.errors import ArgumentError, DtypeError, ShapeError
+from minidl.errors import ArgumentError, DtypeError, Located, ShapeError
 from minidl.ops._arguments import describe
 from minidl.tensor import Parameter, Tensor
 
@@ -84,6 +84,8 @@ class Module:
         object.__setattr__(self, name, value)  # what is registered is an ordinary attribute too: quick to read
 
     def __getattr__(self, name: str) -> Any:
+        if "_modules" not in self.__dict__:  # what every module has after Module.__init__
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() first in __init__; there is no {name!r} yet.")
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
 
     def __delattr__(self, name: str) -> None:
@@ -150,7 +152,10 @@ class Module:
         if not isinstance(module, Module):
             hint = f"Make one: {module.__name__}(...)." if isinstance(module, type) else ""
             hint = "Unpack it: Sequential(*modules)." if isinstance(module, (list, tuple)) else hint
-            raise DtypeError.of(type(self).__name__, "a Module", describe(module), hint)
+            if callable(module) and not hint:
+                hint = "Functions run in forward; in their place here stand modules, such as nn.ReLU() for relu."
+            got = f"the class {module.__name__}" if isinstance(module, type) else describe(module)
+            raise DtypeError.of(type(self).__name__, "a Module", got, hint)
         self._modules[name] = self.__dict__[name] = module
         _Structure.version += 1
 
@@ -191,6 +196,11 @@ class Module:
         state.path, state.names = type(self).__name__, self._path_names()
         try:
             return self._between_hooks(inputs, options)
+        except (Located, AttributeError, TypeError) as error:
+            from minidl.nn.teaching import teach  # only when something went wrong
+
+            teach(self, inputs, options, error)
+            raise
         finally:
             state.path, state.names = outer, None
 

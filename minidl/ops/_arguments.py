@@ -34,6 +34,8 @@ def real_tensor(op: str, value: Any, name: str = "x", hint: str = "Convert with 
     """``value`` as a tensor that must be float32 or float64 already, as network operations ask."""
     x = value if isinstance(value, Tensor) else tensor(op, value, name)
     if x._array.dtype not in FLOATS:
+        if x.dtype == np.uint8:  # an image as files hold it
+            hint = f"Bring 0..255 into 0..1 with {name}.astype('float32') / 255."
         raise DtypeError.of(op, f"{name} of float32 or float64", str(x.dtype), hint)
     return x
 
@@ -41,14 +43,17 @@ def real_tensor(op: str, value: Any, name: str = "x", hint: str = "Convert with 
 def same_dtype(op: str, **tensors: Tensor | None) -> None:
     """Refuse float32 mixed with float64: convolution weights and images must agree."""
     first = None
-    for t in tensors.values():
+    for name, t in tensors.items():
         if t is None:
             continue
         if first is None:
             first = t._array.dtype
         elif t._array.dtype != first:
-            got = ", ".join(f"{name} {t.dtype}" for name, t in tensors.items() if t is not None)
-            hint = "Convert with .astype, or the module with .to('float32')."
+            got = ", ".join(f"{which} {t.dtype}" for which, t in tensors.items() if t is not None)
+            hint = f"Convert with {name}.astype('{first}')."
+            if first == np.float64:
+                x = next(iter(tensors))
+                hint = f"NumPy makes float64 by itself: convert with {x}.astype('float32'), or the module with .to('float64')."
             raise DtypeError.of(op, "one dtype for all tensors", got, hint)
 
 

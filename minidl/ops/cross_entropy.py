@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,23 @@ def _labels(op: str, target: Tensor, classes: int, shape: tuple[int, ...], ignor
     if target.dtype.kind not in "iu":
         raise DtypeError.of(op, "target of integer class indices", describe(target), "Convert with .astype('int64').")
     if target.shape != shape:
-        raise ShapeError.of(op, f"target of shape {shape}, one label per row of classes", f"shape {target.shape}")
+        fits = target.size == math.prod(shape)
+        hint = f"Use target.reshape({', '.join(map(str, shape))})." if fits and shape else ""
+        if len(shape) == target.ndim == 1:
+            hint = f"Scores of {shape[0]} examples meet labels of {target.size}: are both from one batch?"
+        if len(shape) > 1 and target.shape == shape[:1]:
+            hint = "For one label per image the scores must be (N, C): pool and flatten before the last layer."
+        raise ShapeError.of(op, f"target of shape {shape}, one label per row of classes", f"shape {target.shape}", hint)
     t = target._array.astype(np.int64, copy=False)
     if isinstance(t, np.ndarray) and (bad := ((t < 0) | (t >= classes)) & (t != ignore_index)).any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         expected = f"labels from 0 to {classes - 1} (or ignore_index={ignore_index})"
-        raise ArgumentError.of(op, expected, f"{int(t[where])} at index {where}")
+        hint = f"The largest label is {int(t.max())}: give the last layer {int(t.max()) + 1} outputs, or count labels from 0."
+        if classes == 1:
+            hint = "For yes or no from one output use binary_cross_entropy_with_logits."
+        elif t[where] < 0:
+            hint = f"To leave such examples out, pass ignore_index={int(t[where])}."
+        raise ArgumentError.of(op, expected, f"{int(t[where])} at index {where}", hint)
     return Tensor.wrap(t)
 
 
@@ -308,12 +320,17 @@ def cross_entropy(
     ignore_index = integer(name, "ignore_index", ignore_index)
     label_smoothing = number(name, "label_smoothing", label_smoothing, 0.0, 1.0)
     reduction = reduction_word(name, reduction)
+    if x.ndim == 1 and target.shape == x.shape and target.dtype.kind in "iu":
+        hint = "One score per example, (N,), is for binary_cross_entropy_with_logits; several classes need scores (N, C)."
+        raise ShapeError.of(name, "x of shape (N, C) for labels of shape (N,)", f"x of shape {x.shape}", hint)
     if target.dtype in FLOATS and target.shape != shape:
         if target.shape != x.shape:
+            hint = f"For one-hot rows give the last layer {target.shape[-1]} outputs." if target.ndim == x.ndim else ""
             raise ShapeError.of(
                 name,
                 f"integer labels of shape {shape} or probabilities of shape {x.shape}",
                 f"{target.dtype} of shape {target.shape}",
+                hint,
             )
         same_dtype(name, x=x, target=target)
         return CrossEntropyProbabilities.apply(x, target, weight, label_smoothing=label_smoothing, reduction=reduction)

@@ -131,7 +131,8 @@ def matmul(x: Any, y: Any) -> Tensor:
     if not a or not b:
         raise ShapeError.of("matmul", "at least one axis each", f"{a} and {b}", "Multiply by a number with *.")
     if a[-1] != b[-2 if len(b) > 1 else 0]:
-        raise ShapeError.of("matmul", "x's last size to equal y's last but one", f"{a} and {b}")
+        hint = "Transpose the second: x @ y.T." if len(b) == 2 and a[-1] == b[-1] else ""
+        raise ShapeError.of("matmul", "x's last size to equal y's last but one", f"{a} and {b}", hint)
     if any(m != n and m != 1 and n != 1 for m, n in zip(reversed(a[:-2]), reversed(b[:-2]))):
         raise ShapeError.of("matmul", "batch axes that broadcast", f"{a} and {b}")
     return Matmul.apply(x, y)

@@ -51,6 +51,8 @@ def _pair(op: str, x: Any, target: Any) -> tuple[Tensor, Tensor]:
         hint = "They would only broadcast, which a loss is hardly ever meant to."
         if x.size == target.size:
             hint = f"Use target.reshape({', '.join(map(str, x.shape))})."
+        elif "binary" in op and x.ndim == 2 and target.shape == x.shape[:1]:
+            hint = f"For {x.shape[1]} classes use cross_entropy, for yes or no one output per example."
         raise ShapeError.of(op, f"target of x's shape {x.shape}", f"shape {target.shape}", hint)
     return x, target
 

@@ -491,7 +491,9 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     axis = axis_index("concatenate", axis, len(first))
     for t in tensors:
         if t.ndim != len(first) or any(m != n for i, (m, n) in enumerate(zip(t.shape, first)) if i != axis):
-            raise ShapeError.of("concatenate", f"shapes equal but for axis {axis}", f"{first} and {t.shape}")
+            images = t.ndim == len(first) == 4 and t.shape[2:] != first[2:]
+            hint = f"Bring both to one size, for example with interpolate(x, size={first[2:]})." if images else ""
+            raise ShapeError.of("concatenate", f"shapes equal but for axis {axis}", f"{first} and {t.shape}", hint)
     return Concatenate.apply(*tensors, axis=axis)
 
 

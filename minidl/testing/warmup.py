@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minidl import functional, nn, optim
+from minidl.backend import to_device
 from minidl.context import no_grad
 from minidl.kernels import kernels_for
 from minidl.models import MODELS, create
@@ -51,25 +52,25 @@ def names() -> list[str]:
     return list(dict.fromkeys([*MODELS, *(_layer(case) for case in LAYERS), *OPTIMIZERS, *OPS]))
 
 
-def steps(wanted: Collection[str] = ()) -> Iterator[Step]:
-    """(name, call) for all there is, or for what is wanted; what is used most comes first."""
+def steps(wanted: Collection[str] = (), device: str = "cpu") -> Iterator[Step]:
+    """(name, call) for all there is, or for what is wanted, on a device; what is used most comes first."""
     for name in wanted or names():
         if name in MODELS:
-            yield name, partial(_train_model, name)
+            yield name, partial(_train_model, name, device)
         for make in OPTIMIZERS.get(name, []):
             for dtype in DTYPES:
-                yield name, partial(_update, make, dtype)
+                yield name, partial(_update, make, dtype, device)
         for case in LAYERS:
             if _layer(case) == name:
                 for dtype in DTYPES:
-                    yield case.name, partial(_run_layer, case, dtype)
+                    yield case.name, partial(_run_layer, case, dtype, device)
         if name in OPS:
             for sample in [*OPS[name].samples(Draw()), *([LARGE[name]()] if name in LARGE else [])]:
                 for dtype in DTYPES:
-                    yield name, partial(_run_sample, OPS[name], sample, dtype)
+                    yield name, partial(_run_sample, OPS[name], sample, dtype, device)
         if name == "conv2d":
             for dtype in DTYPES:
-                yield name, partial(_every_algorithm, dtype)
+                yield name, partial(_every_algorithm, dtype, device)
 
 
 def _layer(case: LayerCase) -> str:
@@ -83,33 +84,33 @@ def _backward(result: Any) -> None:
             y.backward(np.ones(y.shape, y.dtype), retain_graph=True)
 
 
-def _run_sample(spec: OpSpec, sample: Sample, dtype: Any) -> None:
+def _run_sample(spec: OpSpec, sample: Sample, dtype: Any, device: str) -> None:
     with no_grad():
-        spec.function(*as_tensors(sample.args, (), dtype), **sample.kwargs)
-    _backward(spec.function(*as_tensors(sample.args, sample.differentiable, dtype), **sample.kwargs))
+        spec.function(*as_tensors(sample.args, (), dtype, device=device), **sample.kwargs)
+    _backward(spec.function(*as_tensors(sample.args, sample.differentiable, dtype, device=device), **sample.kwargs))
 
 
-def _run_layer(case: LayerCase, dtype: Any) -> None:
-    layer, arguments = case.make().to(dtype), case.inputs(Draw())
-    _backward(layer(*as_tensors(arguments, range(len(arguments)), dtype)))
+def _run_layer(case: LayerCase, dtype: Any, device: str) -> None:
+    layer, arguments = case.make().to(dtype).to(device), case.inputs(Draw())
+    _backward(layer(*as_tensors(arguments, range(len(arguments)), dtype, device=device)))
     with no_grad():
-        layer.eval()(*as_tensors(arguments, (), dtype))
+        layer.eval()(*as_tensors(arguments, (), dtype, device=device))
 
 
-def _every_algorithm(dtype: Any) -> None:
+def _every_algorithm(dtype: Any, device: str) -> None:
     """A convolution of each kind by each algorithm that can compute it, though small images go to one of them."""
     for C, O, K, groups in ((16, 16, 3, 1), (8, 8, 3, 8)):
         x, w, b = (np.ones(shape) for shape in ((1, C, 14, 14), (O, C // groups, K, K), (O,)))
-        algorithms = kernels_for(x).conv2d_algorithms(
+        algorithms = kernels_for(to_device(x, device)).conv2d_algorithms(
             x.shape, w.shape, (1, 1), ((0, 0), (0, 0)), (1, 1), groups, np.dtype(dtype)
         )
         for algorithm in algorithms:
-            image, weight, bias = as_tensors((x, w, b), range(3), dtype)
+            image, weight, bias = as_tensors((x, w, b), range(3), dtype, device=device)
             _backward(functional.conv2d(image, weight, bias, groups=groups, algorithm=algorithm))
 
 
-def _update(make: Callable[[list[nn.Parameter]], optim.Optimizer], dtype: Any) -> None:
-    p = nn.Parameter(np.ones(3, dtype))
+def _update(make: Callable[[list[nn.Parameter]], optim.Optimizer], dtype: Any, device: str) -> None:
+    p = nn.Parameter(Tensor(np.ones(3, dtype), device=device))
     optimizer = make([p])
     for _ in range(2):  # the first step of some is a special one
         optimizer.zero_grad()
@@ -118,12 +119,13 @@ def _update(make: Callable[[list[nn.Parameter]], optim.Optimizer], dtype: Any) -
         optimizer.step()
 
 
-def _train_model(name: str) -> None:
+def _train_model(name: str, device: str) -> None:
     """A training step and an inference on two images."""
-    model = create(name, rng=0)
-    images, labels = np.zeros((2, *MODELS[name].input_shape), np.float32), np.zeros(2, np.int64)
+    model = create(name, rng=0).to(device)
+    images = Tensor(np.zeros((2, *MODELS[name].input_shape), np.float32), device=device)
+    labels = Tensor(np.zeros(2, np.int64), device=device)
     optimizer = optim.Adam(model.parameters())
-    nn.CrossEntropyLoss()(model(Tensor(images)), Tensor(labels)).backward()
+    nn.CrossEntropyLoss()(model(images), labels).backward()
     optimizer.step()
     with no_grad():
-        model.eval()(Tensor(images))
+        model.eval()(images)

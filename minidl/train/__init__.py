@@ -5,6 +5,7 @@ from minidl.train.checkpoint import Checkpoint, newest_checkpoint
 from minidl.train.ema import EMA
 from minidl.train.finder import LearningRates, find_lr
 from minidl.train.folds import CrossValidation, cross_validate
+from minidl.train.histograms import Histograms
 from minidl.train.logs import CSVLog, Progress, TensorBoard
 from minidl.train.loop import NonFiniteLoss, evaluate, fit, predict
 from minidl.train.metrics import (
@@ -29,6 +30,7 @@ __all__ = [
     "ConfusionMatrix",
     "CrossValidation",
     "EarlyStopping",
+    "Histograms",
     "History",
     "LearningRates",
     "NonFiniteLoss",

@@ -8,6 +8,7 @@ copies to the host (``counts``).
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import operator
 import sys
@@ -31,6 +32,8 @@ nanpercentile nanquantile ndenumerate nditer polydiv seterr spacing unstack vecd
 ctypeslib longdouble
 """
 NOT_TAKEN = {"where", "initial", "like", "device", "subok", "stable", "ndmax"}  # parameters of NumPy's functions
+KEEP_ORDER = {"array", "asfortranarray", "astype", "copy", "empty_like", "full_like", "ones_like", "zeros_like"}
+CUBLAS = {"dot", "einsum", "inner", "matmul", "tensordot", "vdot"}
 METHODS = """
 all any argmax argmin argpartition argsort astype choose clip compress conj cumprod cumsum diagonal dot fill flatten max mean
 min nonzero partition prod put ravel repeat reshape round searchsorted sort squeeze std sum swapaxes take trace transpose var
@@ -141,7 +144,7 @@ def _do(function: Any, *args: Any, **options: Any) -> None:
 
 def _result(function: Any, args: tuple, options: dict[str, Any]) -> Any:
     """The value of a function; in a graph that is captured, memory which has it when the graph is launched."""
-    result, work = function(*args, **options), _captured()
+    result, work = _in_c_order(function, args, function(*args, **options)), _captured()
     if work is not None:
         for i, part in enumerate(result if isinstance(result, (tuple, list)) else [result]):
             if not isinstance(part, np.ndarray):
@@ -158,18 +161,40 @@ def _result(function: Any, args: tuple, options: dict[str, Any]) -> Any:
     return result
 
 
+def _in_c_order(function: Any, args: tuple, result: Any) -> Any:
+    """New arrays lie in C order in CuPy, whatever the order of the arrays that they are computed from."""
+    if function.__name__ in KEEP_ORDER or not isinstance(result, (np.ndarray, tuple, list)):
+        return result
+    if not isinstance(result, np.ndarray):
+        return type(result)([_in_c_order(function, args, part) for part in result])
+    if result.flags.c_contiguous or any(isinstance(a, np.ndarray) and np.may_share_memory(a, result) for a in args):
+        return result
+    return result.copy("C")
+
+
 def _call(function: Any, args: tuple, options: dict[str, Any]) -> Any:
     refused = NOT_TAKEN.intersection(name for name, value in options.items() if value is not None)
     if refused:
         raise TypeError(f"{function.__name__}() got an unexpected keyword argument {sorted(refused)[0]!r}")
     own, others = tuple(map(_unwrap, args)), {name: _unwrap(value) for name, value in options.items()}
     with np.errstate(all="ignore"):
+        if function.__name__ in CUBLAS and any(isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in own):
+            if _captured() is not None:
+                raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+            out = others.get("out")
+            if function.__name__ == "dot" and out is not None and not out.flags.c_contiguous:
+                raise ValueError("Output array must be C-contiguous")
         if isinstance(options.get("out"), ndarray):
             _do(function, *own, **others)
             return options["out"]
         if _captured() is not None:  # numbers, too, are arrays
-            return _wrap(_result(lambda *a, **o: _arrays(function(*a, **o)), own, others))
-        return _wrap(function(*own, **others))
+
+            @functools.wraps(function)
+            def recorded(*args: Any, **options: Any) -> Any:
+                return _arrays(function(*args, **options))
+
+            return _wrap(_result(recorded, own, others))
+        return _wrap(_in_c_order(function, own, function(*own, **others)))
 
 
 def _arrays(value: Any) -> Any:
@@ -267,11 +292,19 @@ class ndarray:
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         """A copy in host memory."""
+        if order not in ("C", "F", "A"):
+            raise ValueError(f"unsupported order: {order}")
         _download()
-        if out is not None:
-            out[...] = self._host
-            return out
-        return self._host.copy("A" if order == "A" else order)
+        if out is None:
+            return self._host.copy("F" if order != "C" and self._host.flags.f_contiguous or order == "F" else "C")
+        if out.dtype != self.dtype:
+            raise TypeError(f"{out.dtype} array cannot be obtained from {self.dtype} array")
+        if out.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Expected shape: {self.shape}, actual shape: {out.shape}")
+        if not (out.flags.c_contiguous or out.flags.f_contiguous):
+            raise RuntimeError("`out` cannot be specified when copying to non-contiguous ndarray")
+        out[...] = self._host
+        return out
 
     def item(self, *args: int) -> Any:
         """A Python number."""
@@ -288,8 +321,14 @@ class ndarray:
 
     def set(self, array: np.ndarray, stream: Any = None) -> None:
         """Copy a NumPy array of the same shape and dtype here."""
-        if not isinstance(array, np.ndarray) or array.shape != self.shape or array.dtype != self.dtype:
-            raise ValueError("expected a NumPy array of the same shape and dtype")
+        if not isinstance(array, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if array.dtype != self.dtype:
+            raise TypeError(f"{array.dtype} array cannot be set to {self.dtype} array")
+        if array.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {array.shape}")
+        if not (self.flags.c_contiguous or self.flags.f_contiguous):
+            raise RuntimeError("Cannot set to non-contiguous array")
         _upload()
         self._host[...] = array
 
@@ -516,9 +555,11 @@ def array(
     if isinstance(obj, ndarray):
         host, same = obj._host, obj._index == _device()
     elif isinstance(obj, (list, tuple)) and any(isinstance(part, ndarray) for part in obj):
-        host, same = np.array([part._host for part in obj]), False
+        host, same, order = np.array([part._host for part in obj]), False, "F" if order == "F" else "C"
     else:
         host, same = np.asarray(obj), False
+        if order in ("K", "A"):  # of the host's memory order CuPy keeps no more than this
+            order = "F" if host.flags.fnc else "C"
         _upload()
         default_pool.check(host.nbytes)
         if host.dtype.kind not in "biufc":
@@ -905,10 +946,20 @@ cuda = _module(
 __version__ = "14.0.0"
 
 
+def _has_gpu(module: Any) -> bool:
+    """Whether it is CuPy with a GPU, which has kernels of its own."""
+    if module is None or module is sys.modules[__name__]:
+        return False
+    try:
+        return module.cuda.runtime.getDeviceCount() > 0
+    except module.cuda.runtime.CUDARuntimeError:
+        return False
+
+
 def _forget_kernels() -> None:
     """Compiled by CuPy they are of no use to the stand-in, and the other way round."""
     for found in gc.get_objects():
-        if isinstance(found, Source):
+        if issubclass(type(found), Source):  # isinstance would ask the object, and some of other libraries warn
             found._modules.clear()
             found._functions.clear()
             found._shared.clear()
@@ -925,7 +976,8 @@ def installed() -> Any:
         "cupy.linalg": linalg,
     }
     before = {name: sys.modules.get(name) for name in names}
-    if before["cupy"] is not None:
+    has_kernels = _has_gpu(before["cupy"])
+    if has_kernels:
         _forget_kernels()
     sys.modules.update(names)
     counts.clear()
@@ -934,7 +986,7 @@ def installed() -> Any:
     finally:
         _current.__dict__.clear()
         default_pool.limit = 0
-        if before["cupy"] is not None:
+        if has_kernels:
             _forget_kernels()
         for name, module in before.items():
             if module is None:
