@@ -47,6 +47,7 @@ from minidl.train import (
 
 if TYPE_CHECKING:
     from minidl import viz as viz
+    from minidl.viz.microscope import explain as explain
 
     __version__: str
 else:
@@ -56,6 +57,10 @@ else:
             import minidl.viz as viz
 
             return viz
+        if name == "explain":
+            from minidl.viz.microscope import explain
+
+            return explain
         if name == "__version__":
             from importlib.metadata import PackageNotFoundError, version
 

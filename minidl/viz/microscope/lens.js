@@ -448,7 +448,7 @@ function windowPicture(step, groups) {
   const box = { h, w, rows: Math.floor(last / layout.W) - h + 1, columns: (last % layout.W) - w + 1 };
   const canvas = element("canvas", { role: "img", "aria-label": `Input channel ${start}, the window at row ${h}, column ${w} framed` });
   drawMap(canvas, x.value, start, layout, { cell, box });
-  return element("figure", {}, element("figcaption", { class: "quiet" }, `input channel ${start}, the window framed`), canvas);
+  return element("figure", { class: "window" }, element("figcaption", { class: "quiet" }, `channel ${start} of the input, the window framed`), canvas);
 }
 
 /** A function as a curve, with the point of this number on it. */

@@ -140,12 +140,13 @@ function drawMap(canvas, array, map, layout, { cell, chosen = -1, box = null }) 
     context.stroke();
   }
   if (cell >= 30) {
-    context.font = `${Math.min(13, cell / 3.4)}px system-ui, sans-serif`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     for (let i = 0; i < layout.count; i++) {
       context.fillStyle = inkOn(colour(numbers[start + i], largest));
-      context.fillText(short(numbers[start + i]), ((i % layout.W) + 0.5) * cell, (Math.floor(i / layout.W) + 0.5) * cell);
+      const text = short(numbers[start + i]);
+      context.font = `${Math.min(13, cell / 3.4, (cell - 2) / (0.6 * text.length))}px system-ui, sans-serif`;
+      context.fillText(text, ((i % layout.W) + 0.5) * cell, (Math.floor(i / layout.W) + 0.5) * cell);
     }
   }
   const frame = (w, h, columns, rows) => {
