@@ -6,6 +6,7 @@ several configurations is represented by the fastest of them, case by case.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -283,7 +284,9 @@ def write_readme(data: Data, path: Path, picture: Path) -> None:
 
 
 def plot(data: Data, path: Path) -> bool:
-    """Draw how long every framework takes in units of minidl's time, as a PNG; False where no model was timed."""
+    """Draw how long others take in units of minidl's time, as a PNG; False where no model was timed, or without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
     from minidl.viz._style import INK, LABEL, SMALL, figure, panel
 
     results = [r for r in data["results"] if r["kind"] == "model" and OURS.name in r["timings"]]

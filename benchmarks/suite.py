@@ -28,6 +28,8 @@ from benchmarks.worker import ROOT, Worker, WorkerError
 
 FORMAT = 1  # of the JSON file
 CLOSE = 1e-4  # largest difference, relative to the largest value
+GPU_CLOSE = 5e-4  # the same on a GPU, where the fastest algorithms round more often
+TF32_CLOSE, TF32_TOLERANCE = 1e-2, 10  # the same with 10 bits of fraction; and how many times a case's own tolerance
 SLOW = 2.0  # seconds of a step, from which on three turns must do
 
 
@@ -57,10 +59,12 @@ def spread(times: Sequence[float]) -> dict[str, float]:
     return {"median_ms": float(middle), "q1_ms": float(low), "q3_ms": float(high), "repeats": len(times)}
 
 
-def differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance: float) -> tuple[float, list[str]]:
+def differences(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance: float, close: float = CLOSE
+) -> tuple[float, list[str]]:
     """The largest difference as a share of what is allowed, and a line for each value that differs by more.
 
-    Outputs, losses and the gradients of single operations may differ anywhere by ``CLOSE`` times the largest value,
+    Outputs, losses and the gradients of single operations may differ anywhere by ``close`` times the largest value,
     the gradients of whole models by ``tolerance`` times their length. A peer that only infers has fewer values.
     """
     worst, lines = 0.0, []
@@ -74,7 +78,7 @@ def differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tole
         if name.startswith(MODEL_GRADIENT):
             allowed, error = tolerance, np.linalg.norm(distance) / (np.linalg.norm(b) or 1)
         else:
-            allowed, error = CLOSE, np.abs(distance).max() / (np.abs(b).max() or 1)
+            allowed, error = close, np.abs(distance).max() / (np.abs(b).max() or 1)
         worst = max(worst, float(error) / allowed)
         if error > allowed:
             lines.append(f"{name}: differs by {error:.1e}, {allowed:.0e} is allowed")
@@ -168,7 +172,7 @@ class Suite:
                     ours = values
                     costs |= worker.ask("costs", case.name, case.batch)
                 else:
-                    worst, lines = differences(ours, values, case.tolerance)
+                    worst, lines = differences(ours, values, *self.allowed(case, worker.configuration))
                     notes["agreement"][name] = worst if math.isfinite(worst) else None
                     if lines:
                         raise WorkerError(f"disagrees with minidl: {'; '.join(lines[:3])}")
@@ -187,6 +191,12 @@ class Suite:
             cost = asdict(costs[measure]) if measure in costs else None
             timings = {name: spread(all_times) for name, all_times in times[measure].items()}
             self.data["results"].append({**entry, "target": target, "cost": cost, "timings": timings, **notes})
+
+    def allowed(self, case: Case, configuration: Configuration) -> tuple[float, float]:
+        """How far a configuration's gradients of a whole model, and its other values, may be from minidl's in float32."""
+        if configuration.options.get("tf32"):
+            return min(0.5, TF32_TOLERANCE * case.tolerance), TF32_CLOSE
+        return case.tolerance, CLOSE if self.mode.device == "cpu" else GPU_CLOSE
 
     def turns(self, case: Case, ready: dict[str, list[str]], errors: dict[str, str]) -> dict[str, dict[str, list[float]]]:
         """Seconds of all timed steps, by measure and configuration; who fails drops out, with a line in ``errors``."""

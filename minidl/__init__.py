@@ -12,6 +12,7 @@ from minidl import (
     optim as optim,
     train as train,
 )
+from minidl.anomaly import NonFiniteError as NonFiniteError, detect_anomaly as detect_anomaly
 from minidl.backend import default_dtype as default_dtype, use_dtype as use_dtype
 from minidl.capture import capture as capture
 from minidl.context import (
@@ -35,6 +36,7 @@ from minidl.io import load as load, load_weights as load_weights, save as save
 from minidl.kernels import use_kernels as use_kernels
 from minidl.memory import no_pool as no_pool
 from minidl.nn import summary as summary
+from minidl.profile import profile as profile
 from minidl.random import manual_seed as manual_seed
 from minidl.tensor import Parameter as Parameter, Tensor as Tensor
 from minidl.train import (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import linecache
 import os
 import sys
@@ -146,27 +147,28 @@ class _Search:
         for i, array in enumerate(arrays):
             at = self.first(array)
             if at is not None:
-                raise self.already_bad(node, i, len(arrays), array, at)
-        operands = _operands(arrays, params, index, y)
+                raise self.already_bad(node, i, array, at)
+        operands = _operands(node, arrays, params, index, y)
         cause = _forward_cause(node.name, arrays, float(y[index]), index, y)
         raise _error(node, "forward", y, index, "its result", operands, cause, node.__dict__.get("_source"))
 
-    def already_bad(self, node: Any, i: int, count: int, array: Array, index: tuple[int, ...]) -> NonFiniteError:
+    def already_bad(self, node: Any, i: int, array: Array, index: tuple[int, ...]) -> NonFiniteError:
         """The operation is not to blame: what it was given is bad."""
         edge = node.edges[i] if i < len(node.edges) else None
+        name = _argument(node, i)
         if isinstance(edge, Parameter):
-            what = f"the parameter at argument {i}"
+            what = f"its parameter {name}"
             cause = (
                 "the optimizer's last step spoiled it: its gradient was bad or the learning rate is too large. "
                 "Put backward() and step() inside of the block too, lower the learning rate, or clip gradients."
             )
         elif isinstance(edge, Tensor):
-            what, cause = f"the tensor at argument {i}", "it was bad when it was made: look at the code that fills it."
+            what, cause = f"its input {name}", "it was bad when it was made: look at the code that fills it."
         elif edge is None:
-            what = f"the input at argument {i}" if count > 1 else "the input"
+            what = f"its input {name}"
             cause = "bad data, or statistics spoiled by it, unless it was computed before the block: check it with isfinite."
         else:
-            what = f"the input at argument {i}, a result of {edge!r},"
+            what = f"its input {name}, a result of {edge!r},"
             cause = "it was computed before the block: put that inside of detect_anomaly too."
         return _error(node, "forward", array, index, what, {}, cause, node.__dict__.get("_source"), already=True)
 
@@ -185,7 +187,7 @@ class _Search:
         operands = {"gradient of the result": _at(gy, index, g.shape)}
         operands |= {f"saved[{j}]": _at(array, index, g.shape) for j, array in enumerate(kept[:SHOWN])}
         cause = _backward_cause(node.name, float(g[index]), gy, kept)
-        where = f"the gradient of argument {i}"
+        where = f"the gradient of {_argument(node, i)}"
         return _error(node, "backward", g, index, where, operands, cause, node.__dict__.get("_source"))
 
 
@@ -236,8 +238,15 @@ def _caller() -> tuple[str, int, str] | None:
 # ---------------------------------------------------------------- operands and causes
 
 
-def _operands(arrays: tuple, params: dict, index: tuple[int, ...], y: Any) -> dict[str, str]:
-    found = {f"argument {i}": _at(a, index, np.shape(y)) for i, a in enumerate(arrays) if a is not None}
+def _argument(node: Any, i: int) -> str:
+    """What the operation's forward calls its input i: x, w, b, ..."""
+    parameters = list(inspect.signature(node.function.forward).parameters.values())[1:]
+    named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return named[i] if i < len(named) else f"argument {i}"
+
+
+def _operands(node: Any, arrays: tuple, params: dict, index: tuple[int, ...], y: Any) -> dict[str, str]:
+    found = {_argument(node, i): _at(a, index, np.shape(y)) for i, a in enumerate(arrays) if a is not None}
     found |= {name: repr(value) for name, value in params.items() if isinstance(value, (int, float))}
     return dict(list(found.items())[:SHOWN])
 

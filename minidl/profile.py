@@ -12,6 +12,7 @@ Source: Williams, Waterman and Patterson, "Roofline: An Insightful Visual Perfor
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import weakref
@@ -251,7 +252,7 @@ class Profile:
         outside = max(0.0, self.seconds - inside)
         head = (
             f"profile: {_time(self.seconds)}, of which {_time(inside)} in {len(self.calls):,} operations and "
-            f"{_time(outside)} between them (Python, optimizer, data)"
+            f"{_time(outside)} between them (Python, optimizer, data, this profile)"
         )
         ceiling = f"ceilings: {top.gflops:.3g} GFLOP/s in a float32 matrix product, {top.gbs:.3g} GB/s in a copy"
         more = [f"... {len(rows) - limit} more"] if limit is not None and len(rows) > limit else []
@@ -351,10 +352,10 @@ class Profile:
 
     def _backward(self, call: Call, node: Any, gy: Array, result: Any) -> None:
         results = [g for g in (result if type(result) is tuple else (result,)) if is_array(g)]
-        call.flops = node.__dict__.get("_gradient_flops", 0)  # none for operations from before the block
         call.algorithm = node.__dict__.get("_algorithm", "")
         written = [g for g in results if not _same_memory(g, gy)]
-        if written:
+        if written:  # else a view of gy, which costs nothing
+            call.flops = node.__dict__.get("_gradient_flops", 0)  # none for operations from before the block
             call.nbytes = sum(_bytes(array) for array in (gy, *(a for a in node.saved or () if is_array(a)), *written))
         call.shapes = f"{_shape(gy)} -> {', '.join(map(_shape, results))}"
         call.device = backend.device_of(gy)
@@ -461,7 +462,7 @@ def _gpu_ceilings(device: str) -> Ceilings:
     like = backend.to_device(np.zeros(1, np.float32), device)
     xp = backend.xp_of(like)
     with backend.on_device_of(like):
-        a = xp.random.default_rng(0).standard_normal((4 * SIDE, 4 * SIDE), dtype=xp.float32)
+        a = xp.ones((4 * SIDE, 4 * SIDE), xp.float32)
         y, x = xp.empty_like(a), xp.zeros(8 * COPIED, xp.uint8)
         z = xp.empty_like(x)
 
@@ -536,7 +537,7 @@ def _bytes(array: Any) -> int:
     if not is_array(array):
         return 0
     distinct = [size for size, stride in zip(array.shape, array.strides) if stride != 0]
-    return int(np.prod(distinct, dtype=np.int64)) * array.itemsize if array.size else 0
+    return math.prod(distinct) * array.itemsize if array.size else 0
 
 
 def _shape(array: Any) -> str:

@@ -10,7 +10,9 @@ import minidl as md
 from minidl import backend, context, kernels, memory
 
 try:
-    import cupy
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a warning is no reason to test without the GPU
+        import cupy
 
     HAS_GPU = cupy.cuda.runtime.getDeviceCount() > 0
 except Exception:  # CuPy raises its own errors for a missing driver
@@ -55,6 +57,12 @@ def emulated():
         pytest.skip(emulator.MISSING)
     with stand_in.installed() as module:
         yield module
+
+
+@pytest.fixture
+def on_gpu(request):
+    """CuPy with a GPU, or else the stand-in."""
+    return cupy if HAS_GPU else request.getfixturevalue("emulated")
 
 
 @pytest.fixture(autouse=True)

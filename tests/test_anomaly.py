@@ -75,8 +75,8 @@ def test_a_gradient_that_overflows():
 def test_operands_at_the_place():
     error = found(lambda: md.tensor([[1.0, 2.0], [3.0, 4.0]]) / md.tensor([5.0, 0.0]))
     assert error.index == (0, 1)
-    assert error.operands == {"argument 0": "2", "argument 1": "0 at (1,)"}
-    product = found(lambda: md.full((2, 3), 1e30) @ md.full((3, 2), 1e30)).operands["argument 0"]
+    assert error.operands == {"x": "2", "y": "0 at (1,)"}
+    product = found(lambda: md.full((2, 3), 1e30) @ md.full((3, 2), 1e30)).operands["x"]
     assert product == "float32 of shape (2, 3), 1e+30 to 1e+30"
 
 
@@ -116,7 +116,7 @@ def test_bad_data_is_told_from_a_bad_operation():
     error = found(lambda: nn.Linear(3, 2, rng=0)(md.tensor(x)))
     assert error.index == (2, 1)
     assert np.isnan(error.value)
-    assert "the input at argument 0 already holds nan at index (2, 1) (1 of 12 is not finite)" in str(error)
+    assert "its input x already holds nan at index (2, 1) (1 of 12 is not finite)" in str(error)
     assert "bad data" in error.cause
 
 
@@ -124,7 +124,7 @@ def test_a_spoiled_parameter():
     layer = nn.Linear(3, 2, rng=0)
     layer.weight.data = np.full((2, 3), NAN, np.float32)
     error = found(lambda: layer(md.ones(1, 3)))
-    assert "the parameter at argument 1 already holds nan" in str(error)
+    assert "its parameter w already holds nan" in str(error)
     assert "learning rate" in error.cause
 
 
@@ -202,10 +202,18 @@ def test_it_is_off_outside_of_the_block():
 
 def test_on_a_gpu(emulated):
     error = found(lambda: md.log(md.tensor([1.0, 0.0], device="cuda")))
-    assert (error.index, error.operands) == ((1,), {"argument 0": "0"})
+    assert (error.index, error.operands) == ((1,), {"x": "0"})
 
 
 def test_it_is_a_floating_point_error_and_refuses_other_arguments():
     assert issubclass(NonFiniteError, FloatingPointError)
     with pytest.raises(DtypeError, match="expected infinite as True or False, got 1"), detect_anomaly(infinite=1):
         pass
+
+
+def test_inputs_without_a_name_of_their_own_are_counted():
+    norm = nn.BatchNorm1d(2)
+    norm.weight.data = np.array([1.0, NAN], np.float32)
+    error = found(lambda: nn.Sequential(norm)(md.randn(4, 2, rng=0)))
+    assert (error.op, error.path, error.index) == ("batch_norm", "0", (1,))
+    assert re.search(r"its parameter (\w+|argument \d) already holds nan", str(error))

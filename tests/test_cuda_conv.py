@@ -17,12 +17,15 @@ from cuda_emulator import stand_in
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import minidl as md
+from minidl import backend
 from minidl.kernels import generic
 from minidl.kernels.cuda import _axes, _depthwise, _implicit, _sums
 
 columns, conv, conv_relu, linear = (
     import_module(f"minidl.kernels.cuda.{name}") for name in ("columns", "conv", "conv_relu", "linear")
 )
+
+pytestmark = pytest.mark.cuda
 
 xp = None  # CuPy, or what stands in for it
 FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -39,7 +42,7 @@ def where(request, monkeypatch):
 
 def on_gpu(*arrays):
     """In the same memory order."""
-    return tuple(None if a is None else xp.array(a, order="K") for a in arrays)
+    return tuple(None if a is None else backend.to_device(a, "cuda") for a in arrays)
 
 
 def on_cpu(*arrays):

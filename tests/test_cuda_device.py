@@ -12,6 +12,8 @@ from cuda_emulator import stand_in
 import minidl as md
 from minidl import backend, nn
 
+pytestmark = pytest.mark.cuda
+
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.standard_normal((4, 1, 8, 8)).astype(np.float32), RNG.integers(0, 3, 4)
 
@@ -50,7 +52,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training_is_that_of_the_cpu(emulated, optimizer):
+def test_training_is_that_of_the_cpu(on_gpu, optimizer):
     """The same losses and weights; no value is fetched in a step."""
     expected, weights, _, _ = steps("cpu", OPTIMIZERS[optimizer])
     losses, others, waits, model = steps("cuda", OPTIMIZERS[optimizer])
@@ -61,7 +63,7 @@ def test_training_is_that_of_the_cpu(emulated, optimizer):
     assert {p.device for p in model.parameters()} == {"cuda:0"}
 
 
-def test_two_runs_give_the_same_bits(emulated):
+def test_two_runs_give_the_same_bits(on_gpu):
     (a, x, _, _), (b, y, _, _) = (steps("cuda", OPTIMIZERS["SGD"]) for _ in range(2))
     assert a == b
     assert all(np.array_equal(x[name], y[name]) for name in x)
@@ -79,7 +81,7 @@ def test_two_runs_give_the_same_bits(emulated):
         lambda x, y: md.dropout(x, 0.5).sum() + md.where(x > 0, x, y).max(1).sum(),
     ],
 )
-def test_losses_do_not_wait(emulated, loss):
+def test_losses_do_not_wait(on_gpu, loss):
     x = md.tensor(RNG.standard_normal((4, 3)), device="cuda", requires_grad=True)
     y = md.tensor(RNG.uniform(size=(4, 3)), device="cuda")
     stand_in.counts.clear()
@@ -88,13 +90,13 @@ def test_losses_do_not_wait(emulated, loss):
     assert x.grad.device == "cuda:0"
 
 
-def test_label_out_of_range_is_nan(emulated):
+def test_label_out_of_range_is_nan(on_gpu):
     x = md.tensor(np.zeros((2, 3)), device="cuda", requires_grad=True)
     loss = md.cross_entropy(x, md.tensor([0, 3], device="cuda"), reduction="none")
     np.testing.assert_array_equal(np.isnan(loss.numpy()), [False, True])
 
 
-def test_models_move_and_are_copied(emulated):
+def test_models_move_and_are_copied(on_gpu):
     model, x = small_cnn().eval(), md.tensor(IMAGES)
     expected = model(x).numpy()
     moved = model.to("cuda")
@@ -110,19 +112,59 @@ def test_models_move_and_are_copied(emulated):
     np.testing.assert_allclose(moved.to("cpu")(x).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_channels_last_stays_channels_last(emulated):
+def test_channels_last_stays_channels_last(on_gpu):
     y = nn.Conv2d(1, 4, 3, rng=0).to("cuda")(md.tensor(IMAGES, device="cuda"))
     assert y._array.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
-def test_gradients_add_up_over_uses_and_calls(emulated):
+ORDERS = [
+    np.arange(120.0),
+    np.arange(120.0).reshape(2, 4, 5, 3).transpose(0, 3, 1, 2),
+    np.zeros((3, 2)).T,
+    np.ones(()),
+    np.zeros((2, 0, 3)).T,
+]
+
+
+@pytest.mark.parametrize("x", [*ORDERS, np.arange(24.0).reshape(4, 6)[::2, ::-3]], ids=lambda x: str(x.shape))
+def test_memory_order_is_kept_both_ways(on_gpu, x):
+    """CuPy by itself makes C order of all that comes from the host but Fortran order."""
+    there = backend.to_device(x, "cuda")
+    back = backend.to_numpy(there)
+    np.testing.assert_array_equal(back, x)
+    assert there.dtype == back.dtype == x.dtype
+    if x.flags.forc or x.ndim == 4:
+        assert (there.strides, back.strides) == (x.strides, x.strides)
+    backend.overwrite(there, np.ascontiguousarray(x).reshape(x.shape) + 1)
+    np.testing.assert_array_equal(there.get(), x + 1)
+
+
+def test_what_cupy_refuses(on_gpu):
+    """The stand-in does, too."""
+    channels_last = backend.to_device(ORDERS[1], "cuda")
+    with pytest.raises(RuntimeError, match="Cannot set to non-contiguous array"):
+        channels_last.set(ORDERS[1])
+    assert on_gpu.array(ORDERS[1], order="K").flags.c_contiguous
+    assert (channels_last + channels_last).flags.c_contiguous
+    assert on_gpu.empty_like(channels_last).strides == channels_last.strides
+    stream = on_gpu.cuda.Stream(non_blocking=True)
+    x = on_gpu.ones((2, 2), np.float32)
+    _ = x @ x  # the handle of cuBLAS
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(NotImplementedError, match="calling cuBLAS API during stream capture"):
+            _ = x @ x
+        stream.end_capture()
+
+
+def test_gradients_add_up_over_uses_and_calls(on_gpu):
     x = md.tensor(np.arange(3.0), device="cuda", requires_grad=True)
     (x * x + x).sum().backward()
     (3 * x).sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), 2 * np.arange(3.0) + 4)
 
 
-def test_tensors_show_and_convert(emulated):
+def test_tensors_show_and_convert(on_gpu):
     x = md.ones(2, device="cuda")
     assert repr(x) == "tensor([1., 1.], device='cuda:0')"
     np.testing.assert_array_equal(np.asarray(x), [1, 1])

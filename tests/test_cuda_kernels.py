@@ -1,4 +1,4 @@
-"""The CUDA kernels outside of convolution against the generic ones, run on the CPU by the emulator."""
+"""The CUDA kernels outside of convolution against the generic ones: on a GPU, or, without one, on the CPU by the emulator."""
 
 import importlib
 import inspect
@@ -6,10 +6,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from conftest import HAS_GPU
 from cuda_emulator import emulator
 
 import minidl as md
-from minidl import kernels
+from minidl import backend, kernels
 from minidl.kernels import generic
 from minidl.kernels.cuda import _passes
 from minidl.kernels.cuda._launch import T_NAMES, TYPES, Source
@@ -17,7 +18,11 @@ from minidl.ops.pool import _mean_windows, _windows
 from minidl.registry import OPS, Draw
 from minidl.testing import FORMS, as_tensors
 
-pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not HAS_GPU and emulator.MISSING is not None, reason=str(emulator.MISSING)),
+]
+PLAIN = Source.launch
 
 FILES = ("activation", "dropout", "elementwise", "embedding", "loss", "norm", "optim", "pool", "resize")
 MODULES = {name: importlib.import_module(f"minidl.kernels.cuda.{name}") for name in FILES}
@@ -26,8 +31,10 @@ COMPILED: dict = {}
 
 
 def launch(self, name, dtype, grid, block, args, shared=0):
-    """``Source.launch`` for NumPy arrays."""
+    """``Source.launch`` for NumPy arrays. On a GPU they are sent there and back, but for tables of addresses."""
     dtype = np.dtype(dtype)
+    if HAS_GPU and not any(p.name == "table" for p in self.kernels[name].parameters):
+        return launch_there(self, name, dtype, grid, block, args, shared)
     if (self, dtype) not in COMPILED:
         COMPILED[self, dtype] = emulator.Module(self.code, T_NAMES[dtype])
     module = COMPILED[self, dtype]
@@ -39,6 +46,18 @@ def launch(self, name, dtype, grid, block, args, shared=0):
     grid, block = ((n,) if isinstance(n, int) else n for n in (grid, block))
     if 0 not in grid:
         module.run(name, grid, block, values, shared)
+
+
+def launch_there(self, name, dtype, grid, block, args, shared):
+    cp, parameters, sent = backend.cupy(), self.kernels[name].parameters, {}
+    values = [np.asarray(a) if p.pointer and a is not None else a for p, a in zip(parameters, args, strict=True)]
+    for a in sorted((a for a in values if isinstance(a, np.ndarray)), key=lambda a: a.nbytes):
+        sent[a.ctypes.data] = a, cp.array(a)  # of those that begin at one place the longest
+    there = (sent[a.ctypes.data][1] if isinstance(a, np.ndarray) else a for a in values)
+    PLAIN(self, name, dtype, grid, block, tuple(there), shared)
+    for a, array in sent.values():
+        if a.flags.writeable:
+            a[...] = array.get()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
+pytest.importorskip("numba")  # two notebooks are about its kernels
 pytest.importorskip("matplotlib")
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -101,9 +102,13 @@ def test_runs(path, tmp_path, monkeypatch):
     notebook.cells.append(cell(WRONG))
     for name, code in exercises.items():
         notebook.cells.append(cell(f"{code}\nassert check_{name}({name}) is True"))
-        refused = f"try:\n    check_{name}(wrong({name}))\nexcept (AssertionError, IndexError, ValueError, TypeError):\n    pass\n"
+        refused = (
+            f"try:\n    check_{name}(wrong({name}))\nexcept (AssertionError, IndexError, ValueError, TypeError):\n    pass\n"
+        )
         notebook.cells.append(cell(f"{refused}else:\n    raise RuntimeError('check_{name} accepts a wrong answer')"))
-    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
 
     assert "".join(streams(notebook, "stdout")).count("not solved yet") == len(exercises)

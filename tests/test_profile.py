@@ -1,6 +1,7 @@
 """Profiles: they see what really runs, count it right, and leave it as it is."""
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import minidl as md
 from minidl import ArgumentError, DtypeError, nn
 from minidl.context import state
 from minidl.profile import Ceilings, ceilings, profile
+from minidl.registry import OPS, Draw
 
 TOP = Ceilings(gflops=100, gbs=10)
 
@@ -257,6 +259,26 @@ def test_gpu_operations_are_waited_for(emulated):
     assert [(call.op, call.device) for call in p.calls] == [("relu", "cuda:0")]
 
 
+@pytest.mark.parametrize("spec", OPS.values(), ids=OPS.keys())
+def test_every_operation_can_be_profiled(spec):
+    """Its formula for FLOPs takes what its Function takes."""
+    with profile(TOP) as p:
+        for sample in spec.samples(Draw()):
+            spec.function(*sample.args, **sample.kwargs)
+    assert all(call.flops >= 0 and call.nbytes >= 0 for call in p.calls)
+    if spec.flops is not None and spec.name != "embedding":
+        assert any(call.flops for call in p.calls)
+
+
+def test_gpu_ceilings(emulated, monkeypatch):
+    module = sys.modules["minidl.profile"]
+    monkeypatch.setattr(module, "SIDE", 4)
+    monkeypatch.setattr(module, "COPIED", 64)
+    measured = module._gpu_ceilings("cuda")
+    assert measured.gflops > 0
+    assert measured.gbs > 0
+
+
 def test_bad_arguments():
     with pytest.raises(DtypeError, match="expected ceilings as Ceilings"), profile(100):
         pass
@@ -273,10 +295,6 @@ def test_bad_arguments():
 
 
 def test_ceilings_are_measured_once(monkeypatch):
-    import sys
-
-    import minidl.profile  # noqa: F401
-
     monkeypatch.setattr(sys.modules["minidl.profile"], "SIDE", 64)
     monkeypatch.setattr(sys.modules["minidl.profile"], "COPIED", 1 << 16)
     ceilings.cache_clear()

@@ -2,6 +2,7 @@
 
 import random
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ CASES = {  # what is run, the error, what its message (with notes) says
     "regression target": (lambda: md.mse_loss(image(4, 1), image(4)), md.ShapeError, [r"target\.reshape\(4, 1\)"]),
     # building and training
     "list of modules": (lambda: nn.Sequential([nn.ReLU(), nn.ReLU()]), md.DtypeError, [r"Sequential\(\*modules\)"]),
-    "class for instance": (lambda: nn.Sequential(linear(2, 2), nn.ReLU), md.DtypeError, [r"class ReLU.*ReLU\("]),
+    "class for instance": (lambda: nn.Sequential(linear(2, 2), nn.ReLU), md.DtypeError, [r"Make one: ReLU\("]),
     "class in a block": (lambda: nn.Residual(nn.ReLU), md.DtypeError, [r"ReLU\("]),
     "function for module": (lambda: nn.Sequential(linear(2, 2), md.relu), md.DtypeError, [r"nn\.ReLU\(\)"]),
     "init forgotten": (lambda: ForgotInit()(image(2)), AttributeError, [r"super\(\)\.__init__\(\)"]),
@@ -310,3 +311,62 @@ def test_a_model_in_a_model_is_told_once():
     with pytest.raises(md.ShapeError) as caught:
         md.summary(Net(256), (2, 3, 28, 28))
     assert [note.partition(";")[0] for note in caught.value.__notes__] == ["in summary"]
+
+
+def test_on_every_device(device):
+    model = nn.Sequential(linear(4, 3), nn.ReLU(), linear(5, 2)).to(device)
+    with pytest.raises(md.ShapeError, match=r"in_features=3, what '0'") as caught:
+        model(image(2, 4).to(device))
+    assert "(2, 3)" in caught.value.__notes__[0]
+
+
+def test_mixed_devices(emulated):
+    with pytest.raises(md.DeviceError, match=r"linear \[Linear\]: .*argument 0 on cpu.*\.to\(device\)"):
+        linear(4, 3).to("cuda")(image(2, 4))
+
+
+def test_other_threads_may_run_the_model_meanwhile(capsys):
+    model = nn.Sequential(nn.Linear(4, 8, rng=0), nn.BatchNorm1d(8), nn.ReLU(), linear(8, 3)).eval()
+    x, seen, wrong = image(5, 4) + 1, [], []
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    expected, done, calls = model(x).numpy(), threading.Event(), [1]
+
+    def serve():
+        try:
+            while not done.is_set():
+                np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-5, atol=1e-6)
+                calls[0] += 1
+                print("served")
+        except Exception as error:
+            wrong.append(error)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    for _ in range(50):
+        with pytest.raises(md.ShapeError, match="in_features=3"):
+            model(image(5, 3))
+    done.set()
+    server.join()
+    assert not wrong
+    assert len(seen) == calls[0]
+    assert capsys.readouterr().out == "served\n" * (calls[0] - 1)
+
+
+def test_errors_in_several_threads():
+    model, notes = nn.Sequential(linear(4, 8), nn.ReLU(), linear(9, 3)), []
+
+    def fail():
+        for _ in range(20):
+            try:
+                model(image(5, 4))
+            except md.ShapeError as error:
+                notes.append((str(error), *error.__notes__))
+
+    threads = [threading.Thread(target=fail) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(notes) == 60
+    assert len(set(notes)) == 1
+    assert all(not module._hooks and not module._pre_hooks for module in model.modules())

@@ -29,6 +29,7 @@ from benchmarks.cases import (
 
 MODEL_GRADIENT = "dL/d "  # how the names of such values begin
 STEPS_CHECKED = 2  # further steps whose losses, or movements, are compared
+GPU_STEPS_CHECKED = 4  # the same on a GPU: two eager ones first, then a recording of the third, then a replay of it
 
 
 class Task(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 
 import minidl as md
 from benchmarks.cases import FLOAT, INFER, LEARNING_RATE, TRAIN, Case, Cost
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import GPU_STEPS_CHECKED, Peer
 from minidl import backend, nn
 from minidl.memory import channels_last
 
@@ -26,8 +26,8 @@ class Minidl(Peer):
         if tf32:
             self.tf32 = md.allow_tf32()
             self.tf32.__enter__()  # for the rest of this process
-        if captured:
-            self.losses_checked = 5  # eager ones first, then the recording
+        if device != "cpu":
+            self.losses_checked = GPU_STEPS_CHECKED
         try:
             self.version = version("minidl")
         except PackageNotFoundError:  # a checkout that is not installed

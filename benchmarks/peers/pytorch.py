@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import LEARNING_RATE, Case
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import GPU_STEPS_CHECKED, Peer
 
 
 class Torch(Peer):
@@ -25,6 +25,7 @@ class Torch(Peer):
         self.device = torch.device(device)
         if device == "cuda":
             torch.cuda.init()  # an error here says that there is no GPU
+            self.losses_checked = GPU_STEPS_CHECKED
             torch.backends.cudnn.benchmark = True
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         self.version = torch.__version__

@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl.backend import FLOATS, Array, is_array, parse_device, to_device
 from minidl.context import state
-from minidl.errors import ArgumentError, DtypeError, Located, ShapeError
+from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.ops._arguments import describe
 from minidl.tensor import Parameter, Tensor
 
@@ -154,8 +154,7 @@ class Module:
             hint = "Unpack it: Sequential(*modules)." if isinstance(module, (list, tuple)) else hint
             if callable(module) and not hint:
                 hint = "Functions run in forward; in their place here stand modules, such as nn.ReLU() for relu."
-            got = f"the class {module.__name__}" if isinstance(module, type) else describe(module)
-            raise DtypeError.of(type(self).__name__, "a Module", got, hint)
+            raise DtypeError.of(type(self).__name__, "a Module", describe(module), hint)
         self._modules[name] = self.__dict__[name] = module
         _Structure.version += 1
 
@@ -196,7 +195,7 @@ class Module:
         state.path, state.names = type(self).__name__, self._path_names()
         try:
             return self._between_hooks(inputs, options)
-        except (Located, AttributeError, TypeError) as error:
+        except (ShapeError, ArgumentError, AttributeError, TypeError) as error:  # a DtypeError is a TypeError
             from minidl.nn.teaching import teach  # only when something went wrong
 
             teach(self, inputs, options, error)

@@ -11,7 +11,6 @@ from minidl.nn.container import Sequential
 from minidl.nn.fusion import adds_residual, in_a_row
 from minidl.nn.linear import Identity
 from minidl.nn.module import Module
-from minidl.ops._arguments import describe
 
 __all__ = ["Residual", "residual_sum"]
 
@@ -45,7 +44,7 @@ class Residual(Module):
         for name, module in (("main", main), ("shortcut", shortcut)):
             if not isinstance(module, Module) and (name, module) != ("shortcut", None):
                 hint = f"Make one: {module.__name__}(...)." if isinstance(module, type) else ""
-                raise DtypeError.of("Residual", f"{name} as a Module", describe(module), hint)
+                raise DtypeError.of("Residual", f"{name} as a Module", type(module).__name__, hint)
         self.main = main
         self.shortcut = Identity() if shortcut is None else shortcut
 

@@ -10,7 +10,9 @@ import io
 import math
 import random as python_random
 import re
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from minidl.context import no_grad, state, watch
-from minidl.errors import Located
+from minidl.errors import Located, ShapeError
 from minidl.nn.attention import MultiheadAttention
 from minidl.nn.conv import Conv2d, ConvTranspose2d
 from minidl.nn.linear import Linear
@@ -39,8 +41,13 @@ def teach(model: Module, inputs: tuple, options: dict[str, Any], error: Exceptio
     if state.recorder is not None or state.watchers or any(note.startswith(_TITLE) for note in getattr(error, "__notes__", ())):
         return  # a graph is being recorded on the GPU, a summary makes its own table, or an inner model has spoken
     run = _Run(model)
-    if not run.repeat(inputs, options, error):
+    if not _lock.acquire(timeout=5.0):  # never stand still for a message, whatever forward does with threads
         return
+    try:
+        if not run.repeat(inputs, options, error):
+            return
+    finally:
+        _lock.release()
     hint = _fix(run, run.error)
     if hint and isinstance(error, Located):
         error.advise(hint)
@@ -51,6 +58,7 @@ def teach(model: Module, inputs: tuple, options: dict[str, Any], error: Exceptio
 
 
 _TITLE = "shapes up to the failure"
+_lock = threading.Lock()  # two repetitions at a time would take each other's hooks for the model's own
 
 
 @dataclass
@@ -63,6 +71,11 @@ class _Call:
     output: Any = None
     done: bool = False
     op: str = ""
+
+    @property
+    def children(self) -> bool:
+        """Whether the module holds others."""
+        return self.module is not None and bool(self.module._modules)
 
 
 class _Run:
@@ -80,9 +93,11 @@ class _Run:
         """Run; whether it failed in the same way, so that what was recorded holds."""
         path, names = state.path, state.names
         try:
-            with as_before(self.model), no_grad(), watch(self._operation), redirect_stdout(io.StringIO()):
+            with as_before(self.model), no_grad(), watch(self._operation), redirect_stdout(_Elsewhere(sys.stdout)):
                 for module in self.model.modules():
-                    module.__dict__["_pre_hooks"], module.__dict__["_hooks"] = [self._begin], [self._end]
+                    before, after = map(_elsewhere, module._pre_hooks), map(_elsewhere, module._hooks)
+                    module.__dict__["_pre_hooks"] = [_only_here(self._begin), *before]
+                    module.__dict__["_hooks"] = [_only_here(self._end), *after]
                 self.model._between_hooks(inputs, options)
         except Exception as again:
             self.error = again
@@ -102,7 +117,7 @@ class _Run:
 
     def _operation(self, node: Any, inputs: tuple, params: dict, output: Any) -> None:
         self.made.append((node.name, inputs, output))
-        if self.open and self.open[-1].module._modules:  # in a layer it would only repeat the layer's own row
+        if self.open and self.open[-1].children:  # in a layer it would only repeat the layer's own row
             self.calls.append(_Call(self.open[-1].path, None, inputs, output, True, node.name))
 
     @property
@@ -121,7 +136,7 @@ class _Run:
     def maker(self, x: Any, kinds: Any = Module) -> _Call | None:
         """The last layer of some kinds that had finished before the failure and whose result is, or leads to, x."""
         for call in reversed(self.calls):
-            if call.done and isinstance(call.module, kinds) and not call.module._modules:
+            if call.done and isinstance(call.module, kinds) and not call.children:
                 return call
         return None
 
@@ -134,7 +149,7 @@ class _Run:
         image = any(isinstance(call.module, IMAGES) for call in self.calls)
         rows = [("input", "", *_shown(self.calls[0].inputs, image))]
         for call in self.calls:
-            if not call.done or (call.module is not None and call.module._modules):
+            if not call.done or call.children:
                 continue
             kind = call.op if call.module is None else _kind(call.module)
             path = call.path or type(self.model).__name__
@@ -173,13 +188,46 @@ def as_before(model: Module) -> Iterator[None]:
             yield
     finally:
         for value, copy in contents:
-            value.clear()
-            value.extend(copy) if type(value) is list else value.update(copy)
+            if not _same(value, copy):  # untouched ones stay as they are, also for a moment: other threads may run the model
+                value.clear()
+                value.extend(copy) if type(value) is list else value.update(copy)
         for module, held in zip(modules, attributes):
-            module.__dict__.clear()
+            for name in vars(module).keys() - held.keys():
+                del module.__dict__[name]
             module.__dict__.update(held)
         np.random.set_state(numpy_state)  # noqa: NPY002
         python_random.setstate(python_state)
+
+
+def _same(value: Any, copy: Any) -> bool:
+    """Whether a list, dictionary or set holds the very objects of its copy, in their order."""
+    if len(value) != len(copy):
+        return False
+    if type(value) is dict:
+        return all(a is b for a, b in zip(value, copy)) and all(a is b for a, b in zip(value.values(), copy.values()))
+    return value == copy if type(value) is set else all(a is b for a, b in zip(value, copy))
+
+
+def _only_here(hook: Callable) -> Callable:
+    """The hook for this thread alone: others may run the same model meanwhile."""
+    here = threading.get_ident()
+    return lambda *arguments: hook(*arguments) if threading.get_ident() == here else None
+
+
+def _elsewhere(hook: Callable) -> Callable:
+    """The hook for all other threads."""
+    here = threading.get_ident()
+    return lambda *arguments: None if threading.get_ident() == here else hook(*arguments)
+
+
+class _Elsewhere(io.TextIOBase):
+    """Standard output for all threads but this one."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.here = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self.here else self.stream.write(text)
 
 
 def _kind(module: Any) -> str:
@@ -226,7 +274,7 @@ def _fix(run: _Run, error: Exception) -> str:
         return _fix_sum(*(shapes if len(shapes) == 2 else [_main_shape(error), shapes[0]]))
     if _shape(x) is None:
         return _fix_call(run, failed)
-    if "float32 or float64" in str(error) or "one dtype" in str(error):
+    if not isinstance(error, ShapeError):
         return ""  # the operation says it all
     for kinds, rule in _RULES:
         if isinstance(module, kinds):
@@ -289,6 +337,8 @@ def _from(run: _Run, x: Any, kinds: Any = Module) -> str:
 
 def _fix_linear(run: _Run, module: Any, x: Any, shape: tuple[int, ...]) -> str:
     want = module.in_features
+    if shape[-1:] == (want,):
+        return ""
     before = _shape(run.origin(x))
     size = math.prod(shape)
     if size == want and len(shape) > 1 and shape[0] > 1 and (before is None or len(before) != 4):
@@ -357,7 +407,12 @@ def _fix_size(run: _Run, module: Any, x: Any, shape: tuple[int, ...]) -> str:
     first = _shape(run.calls[0].inputs[0]) if run.calls[0].inputs else None
     if len(shape) == 2:
         return f"{type(module).__name__} takes images (N, C, H, W); put it before the flatten."
-    if first is None or len(shape) < 3 or not isinstance(getattr(module, "kernel_size", None), tuple):
+    if (
+        "kernel" not in getattr(run.error, "got", "")
+        or first is None
+        or len(shape) < 3
+        or not isinstance(getattr(module, "kernel_size", None), tuple)
+    ):
         return ""
     need = list(module.kernel_size)
     shrinking = []
@@ -392,7 +447,9 @@ def _fix_batch_norm(run: _Run, module: Any, x: Any, shape: tuple[int, ...]) -> s
         return _fix_channels(run, module, x, shape, want, "num_features")
     if len(shape) in (2, 3) and shape[1] != want:
         return f"Use num_features={shape[1]}{_from(run, x)}."
-    return "Use batches of two examples or more (drop_last=True in DataLoader), or model.eval() for predictions."
+    if module.training and shape[:1] == (1,):
+        return "Use batches of two examples or more (drop_last=True in DataLoader), or model.eval() for predictions."
+    return ""
 
 
 def _fix_layer_norm(run: _Run, module: Any, x: Any, shape: tuple[int, ...]) -> str:

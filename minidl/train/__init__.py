@@ -2,8 +2,10 @@
 
 from minidl.train.callbacks import Callback, EarlyStopping, History, Schedule, State
 from minidl.train.checkpoint import Checkpoint, newest_checkpoint
+from minidl.train.doctor import Doctor, diagnose
 from minidl.train.ema import EMA
 from minidl.train.finder import LearningRates, find_lr
+from minidl.train.findings import Diagnosis, Finding
 from minidl.train.folds import CrossValidation, cross_validate
 from minidl.train.histograms import Histograms
 from minidl.train.logs import CSVLog, Progress, TensorBoard
@@ -29,7 +31,10 @@ __all__ = [
     "Checkpoint",
     "ConfusionMatrix",
     "CrossValidation",
+    "Diagnosis",
+    "Doctor",
     "EarlyStopping",
+    "Finding",
     "Histograms",
     "History",
     "LearningRates",
@@ -44,6 +49,7 @@ __all__ = [
     "classification_report",
     "confusion_matrix",
     "cross_validate",
+    "diagnose",
     "evaluate",
     "f1",
     "find_lr",

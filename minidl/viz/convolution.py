@@ -15,7 +15,7 @@ from minidl import functional as F
 from minidl.context import observe
 from minidl.errors import ArgumentError, ShapeError
 from minidl.nn import Module
-from minidl.ops._arguments import describe, integer, tensor
+from minidl.ops._arguments import describe, integer, pair, tensor
 from minidl.tensor import Node, Tensor
 from minidl.viz import _models as models, _style as style
 
@@ -56,14 +56,12 @@ def im2col(x: Any, weight: Any, stride: Any = 1, padding: Any = 0) -> Figure:
     if K * L > _CELLS:
         raise ArgumentError.of(op, f"at most {_CELLS} numbers in the matrix", f"{K} x {L}", "Take a smaller image.")
     y = F.conv2d(Tensor(image), Tensor(kernel[None]), stride=stride, padding=padding).numpy()[0]
-    SH, SW = (stride, stride) if isinstance(stride, (int, np.integer)) else stride
-    PH, PW = (padding, padding) if isinstance(padding, (int, np.integer)) else padding
+    (SH, SW), (PH, PW) = pair(op, "stride", stride), pair(op, "padding", padding, 0)
     OW = y.shape[1]
     wide = np.pad(image, ((0, 0), (PH, PH), (PW, PW)))
     H, W = wide.shape[1:]
 
-    below = C * (H + 1) + 1.2  # where the kernel stands, under the image
-    tall = max(K + 3.2, below + KH * C + C - 1 if below + KH < K else C * (H + 1), y.shape[0] + K + 5.2)
+    tall = max(C * (H + 1), K + 4.6 + y.shape[0])
     left = W + 2  # of the kernel as a column
     right = left + 2.4  # of the matrix
     width = right + max(L, 10)

@@ -50,8 +50,8 @@ def saliency(
     >>> import minidl as md
     >>> from minidl import nn
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, rng=0))
-    >>> len(md.viz.saliency(model, md.randn(2, 1, 8, 8, rng=0)).axes)
-    2
+    >>> len(md.viz.saliency(model, md.randn(2, 1, 8, 8, rng=0)).axes)  # images, maps and the scale of the maps
+    3
     """
     op = "saliency"
     x, samples = models.batch(op, images), integer(op, "samples", samples, 1)
@@ -144,7 +144,7 @@ def occlusion(
     model: Module,
     images: Any,
     target: Any = None,
-    size: int | tuple[int, int] = 5,
+    size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] = 1,
     fill: float | None = None,
     classes: Sequence[Any] | None = None,
@@ -155,7 +155,7 @@ def occlusion(
 
     Args:
         model, images, target, classes: see ``saliency``.
-        size: height and width of the patch.
+        size: height and width of the patch; a quarter of the image otherwise.
         stride: steps between its places.
         fill: the value of the patch; the most common value of the image otherwise, which is its background as a rule.
 
@@ -174,8 +174,9 @@ def occlusion(
     """
     op = "occlusion"
     x = models.batch(op, images)
-    (KH, KW), (SH, SW) = pair(op, "size", size), pair(op, "stride", stride)
     H, W = x.shape[2:]
+    KH, KW = pair(op, "size", (max(1, H // 4), max(1, W // 4)) if size is None else size)
+    SH, SW = pair(op, "stride", stride)
     if KH > H or KW > W:
         raise ShapeError.of(op, f"a patch within the image of {H} x {W}", f"{KH} x {KW}")
     tops = sorted({*range(0, H - KH + 1, SH), H - KH})

@@ -43,6 +43,12 @@ class Vertex:
     inputs: list[int] = field(default_factory=list)
 
     @property
+    def block(self) -> str:
+        """The path of the module that holds the layer; "" for none."""
+        path = self.name.rpartition(".")[0] if self.kind == "parameter" else self.path
+        return path.rpartition(".")[0]
+
+    @property
     def lines(self) -> list[str]:
         """The texts in the box."""
         lines = [self.name]
@@ -78,13 +84,13 @@ class Graph:
         self.vertices = vertices
 
     def dot(self) -> str:
-        """The graph in Graphviz's language; modules are frames around their operations."""
+        """The graph in Graphviz's language, with a frame around each block: the layers of one module."""
         lines = ["digraph {", '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11, color="#666666"]']
         lines.append('  edge [color="#666666"]')
         frames: dict[str, list[str]] = {}
         for i, vertex in enumerate(self.vertices):
             text = json.dumps("\n".join(vertex.lines), ensure_ascii=False)  # the same escapes as Graphviz's
-            frames.setdefault(vertex.path, []).append(f'v{i} [label={text}, fillcolor="{_COLOURS[vertex.kind]}"]')
+            frames.setdefault(vertex.block, []).append(f'v{i} [label={text}, fillcolor="{_COLOURS[vertex.kind]}"]')
         for k, (path, boxes) in enumerate(frames.items()):
             if path and len(boxes) > 1:
                 head = f'  subgraph cluster{k} {{ label={json.dumps(path)}; color="#cccccc"; fontname="Helvetica"; fontsize=10'

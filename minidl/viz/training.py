@@ -179,7 +179,7 @@ def loss_surface(
     shown = np.ma.masked_invalid(surface)
     ax.contourf(places, places, shown, levels=levels, norm=norm, cmap=style.POSITIVE, extend="neither")
     lines = ax.contour(places, places, shown, levels=levels, norm=norm, colors="white", linewidths=0.6, alpha=0.7)
-    ax.clabel(lines, lines.levels[1::3], fmt=lambda value: f"{value:.2g}", fontsize=style.SMALL)
+    ax.clabel(lines, list(levels[1::3]), fmt=lambda value: f"{value:.2g}", fontsize=style.SMALL)
     ax.plot([0], [0], "o", markersize=8, markerfacecolor=style.ORANGE, markeredgecolor="white")
     ax.annotate("the model", (0, 0), (9, 9), textcoords="offset points", fontsize=style.LABEL, color="white")
     ax.set(aspect="equal", facecolor=style.LINE)

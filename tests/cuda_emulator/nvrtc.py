@@ -15,6 +15,8 @@ try:
 except Exception as error:  # CuPy raises its own errors where a library is missing
     MISSING = f"no NVRTC with CuPy: {type(error).__name__}"
 
+CUPY_OPTIONS = "-ftz=true", "--device-as-default-execution-space"  # what CuPy adds to those of a RawModule
+
 _PROPERTIES = re.compile(
     r"Function properties for (\w+)\s+ptxas\s+\.?\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
     r"\s+ptxas info\s*: Used (\d+) registers(?:.*?(\d+) bytes smem)?"
@@ -39,7 +41,7 @@ def usage(source: Source, dtype: str, architecture: str = "sm_90") -> dict[str, 
     """Compile a text for a dtype and a GPU; what each kernel of it takes."""
     program = nvrtc.createProgram(source.code, "kernels.cu", [], [])
     try:
-        options = (*source.options(dtype), f"--gpu-architecture={architecture}", "--ptxas-options=-v")
+        options = (*source.options(dtype), *CUPY_OPTIONS, f"-arch={architecture}", "--ptxas-options=-v")
         try:
             nvrtc.compileProgram(program, options)
         except nvrtc.NVRTCError as error:

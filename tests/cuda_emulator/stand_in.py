@@ -296,7 +296,7 @@ class ndarray:
             raise ValueError(f"unsupported order: {order}")
         _download()
         if out is None:
-            return self._host.copy("F" if order != "C" and self._host.flags.f_contiguous or order == "F" else "C")
+            return self._host.copy("F" if order == "F" or (order == "A" and self._host.flags.f_contiguous) else "C")
         if out.dtype != self.dtype:
             raise TypeError(f"{out.dtype} array cannot be obtained from {self.dtype} array")
         if out.shape != self.shape:
