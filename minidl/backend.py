@@ -230,16 +230,14 @@ def to_device(array: Array, device: str) -> Array:
         return array
     with cp.cuda.Device(index):
         try:
-            if is_array(array) and not isinstance(array, np.ndarray):  # from another GPU
-                return cp.asarray(array, order="K")
-            return in_memory_order(np.asarray(array), cp.array)
+            return in_memory_order(array if is_array(array) else np.asarray(array), lambda source: cp.array(source, order="C"))
         except MemoryError as error:
             _explain(error, cp)
             raise
 
 
 def in_memory_order(array: Array, copy: Callable[[Array], Array]) -> Array:
-    """``copy(array)`` for a copy between host and GPU, which CuPy makes in C order only, in the order of ``array``.
+    """``copy(array)`` for a copy between host and GPU or two GPUs, which CuPy makes in C order, in the order of ``array``.
 
     >>> import numpy as np
     >>> from minidl import backend

@@ -121,6 +121,25 @@ def test_a_step_that_waits_is_refused_and_leaves_nothing(gpu_device):
     assert np.isfinite(model.weight.numpy()).all()
 
 
+def test_a_product_by_cublas_is_refused(gpu_device):
+    run = md.capture(lambda x: x @ x)
+    x = md.ones(3, 3, device=gpu_device)
+    run(x), run(x)
+    with pytest.raises(md.GraphError, match=r"a step of kernels that CuPy can record, got calling cuBLAS .* not matmul"):
+        run(x)
+
+
+def test_images_from_the_host_keep_their_memory_order(gpu_device):
+    layer = nn.Conv2d(2, 3, 3, rng=0).to(gpu_device)
+    run = md.capture(lambda x: layer(x))
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        images = rng.standard_normal((2, 5, 5, 2)).astype(np.float32).transpose(0, 3, 1, 2)
+        expected = layer(md.Tensor(images, device=gpu_device)).numpy()
+        np.testing.assert_allclose(run(md.Tensor(images, device=gpu_device)).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(images).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_errors_within_the_step_stay_what_they_are(gpu_device):
     calls = []
 

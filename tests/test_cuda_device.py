@@ -189,6 +189,13 @@ def test_second_gpu(emulated):
     assert emulated.cuda.runtime.getDevice() == 0
 
 
+def test_images_move_between_gpus(emulated):
+    x = backend.to_device(ORDERS[1], "cuda")
+    there = backend.to_device(x, "cuda:1")
+    assert (backend.device_of(there), there.strides) == ("cuda:1", x.strides)
+    np.testing.assert_array_equal(backend.to_numpy(there), ORDERS[1])
+
+
 def test_gradient_crosses_devices(emulated):
     x = md.tensor([1.0, 2.0], device="cuda:0", requires_grad=True)
     ((x * 3).to("cuda:1") * 2).to("cpu").sum().backward()

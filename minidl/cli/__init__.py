@@ -10,9 +10,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
-
-import minidl
 
 COMMANDS = {
     "train": "train a classifier of images and draw what it learnt",
@@ -40,10 +39,17 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
+def _version() -> str:
+    try:
+        return version("minidl")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "checkout"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; bad options and missing files end with one line on stderr and exit code 2."""
     parser = _Parser(prog="minidl", description="minidl: deep learning from scratch, in Python that can be read and is fast.")
-    parser.add_argument("--version", action="version", version=f"minidl {minidl.__version__}")
+    parser.add_argument("--version", action="version", version=f"minidl {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"minidl.cli.{name}")

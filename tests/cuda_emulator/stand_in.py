@@ -554,6 +554,8 @@ def array(
     """A copy on the current device."""
     if isinstance(obj, ndarray):
         host, same = obj._host, obj._index == _device()
+        if not same and order in ("K", "A") and obj.size and not host.flags.forc:
+            raise NotImplementedError("CuPy cannot copy non-contiguous array between devices.")
     elif isinstance(obj, (list, tuple)) and any(isinstance(part, ndarray) for part in obj):
         host, same, order = np.array([part._host for part in obj]), False, "F" if order == "F" else "C"
     else:
