@@ -134,8 +134,10 @@ class _Commands:
 
     def start(self, configuration: Configuration, threads: int) -> str:
         _use_cores(threads)
-        self.together = 10 if configuration.options.get("device") == "cuda" else 1
         self.peer = configuration.make(threads)
+        on_gpu = configuration.options.get("device") == "cuda"
+        self.together = 10 if on_gpu else 1
+        self.wait = self.peer.wait if on_gpu else lambda: None
         return self.peer.version
 
     def refuses(self, name: str, batch: int) -> str:
@@ -163,7 +165,7 @@ class _Commands:
         """
         if lead:
             self.task.reset()
-        return timed(self.task.measures[measure], lead, steps, self.peer.wait, self.together)
+        return timed(self.task.measures[measure], lead, steps, self.wait, self.together)
 
     def memory(self, name: str, batch: int) -> dict[str, float]:
         """Bytes that training steps take at their peak beyond model and data, and page faults per step afterwards.
@@ -175,10 +177,10 @@ class _Commands:
         self.prepare(name, batch)
         step = self.task.measures[TRAIN]
         before = _restart_peak()
-        timed(step, 3, 0, self.peer.wait)
+        timed(step, 3, 0, self.wait)
         peak = _peak_bytes()
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        timed(step, 0, 5, self.peer.wait)
+        timed(step, 0, 5, self.wait)
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
         return {"step_bytes": peak - before, "process_bytes": peak, "faults_per_step": faults / 5}
 

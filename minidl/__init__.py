@@ -41,6 +41,7 @@ from minidl.random import manual_seed as manual_seed
 from minidl.tensor import Parameter as Parameter, Tensor as Tensor
 from minidl.train import (
     cross_validate as cross_validate,
+    diagnose as diagnose,
     evaluate as evaluate,
     find_lr as find_lr,
     fit as fit,
