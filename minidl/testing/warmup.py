@@ -26,6 +26,7 @@ __all__ = ["names", "steps"]
 
 Step = tuple[str, Callable[[], object]]
 
+PIXELS = 1 << 16  # of the images that a model is trained on
 DTYPES = np.float32, np.float64  # float64 is what gradients are checked in
 
 OPTIMIZERS: dict[str, list[Callable[[list[nn.Parameter]], optim.Optimizer]]] = {
@@ -120,10 +121,11 @@ def _update(make: Callable[[list[nn.Parameter]], optim.Optimizer], dtype: Any, d
 
 
 def _train_model(name: str, device: str) -> None:
-    """A training step and an inference on two images."""
-    model = create(name, rng=0).to(device)
-    images = Tensor(np.zeros((2, *MODELS[name].input_shape), np.float32), device=device)
-    labels = Tensor(np.zeros(2, np.int64), device=device)
+    """A training step and an inference, on so many images that convolutions take the algorithms for full batches."""
+    model, (C, H, W) = create(name, rng=0).to(device), MODELS[name].input_shape
+    N = max(2, PIXELS // (H * W))
+    images = Tensor(np.zeros((N, C, H, W), np.float32), device=device)
+    labels = Tensor(np.zeros(N, np.int64), device=device)
     optimizer = optim.Adam(model.parameters())
     nn.CrossEntropyLoss()(model(images), labels).backward()
     optimizer.step()
