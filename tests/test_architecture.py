@@ -58,7 +58,7 @@ def test_import_direction(path):
     assert own in LEVEL, f"{own} has no place in the layers"
     for name in imported(ast.parse(path.read_text())):
         parts = name.split(".")
-        if parts[0] != "minidl" or parts == ["minidl"] and own == "cli":  # which asks the package for its version
+        if parts[0] != "minidl" or (parts == ["minidl"] and own == "cli"):  # which asks the package for its version
             continue
         other = parts[1]
         assert other == own or LEVEL[other] < LEVEL[own], f"{own} must not import {name}"

@@ -66,9 +66,7 @@ def _products(
                                     yield (n, o, oh, ow), (n, first + c, ih, iw), (o, c, kh, kw)
 
 
-def conv2d_loops(
-    x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> Array:
+def conv2d_loops(x: Array, w: Array, b: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> Array:
     """Convolution as it is defined, one multiplication at a time: to be read and to test the others by, not to be used."""
     OH, OW = (conv_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
     y = xp_of(x).zeros((len(x), len(w), OH, OW), x.dtype)
