@@ -277,7 +277,7 @@ def write_readme(data: Data, path: Path, picture: Path) -> None:
     pattern = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"{path}: expected the lines {MARKS[0]} and {MARKS[1]} around the place for the table.")
-    where = f"{data['machine']['cpu']}, {data['threads']} threads; PyTorch in the fastest of its eager configurations. All the others:"
+    where = f"{data['machine']['cpu']}, {data['threads']} threads; PyTorch in the fastest of its eager configurations. All:"
     link = Path(os.path.relpath(picture, path.parent)).as_posix()
     block = "\n\n".join((MARKS[0], summary_table(data), where, f"![How long others take]({link})", MARKS[1]))
     path.write_text(pattern.sub(lambda _: block, text), encoding="utf-8")
