@@ -445,3 +445,12 @@ def test_graph_as_svg(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ArgumentError, match=r"Graphviz's program dot, got none on the PATH\. Install it"):
         g.svg()
+
+
+def test_an_image_in_place_of_a_shape_is_named_by_its_shape():
+    """Not printed, number by number."""
+    for picture in (viz.receptive_field, viz.activation_maximisation):
+        with pytest.raises(md.ShapeError, match=r"got float64 of shape \(1, 28, 28\)\. Of an image x: x\.shape\.$"):
+            picture(md.models.SmallCNN(rng=0), np.zeros((1, 28, 28)))
+        with pytest.raises(md.ShapeError, match=r"got \(28, 28\)\.$"):
+            picture(md.models.SmallCNN(rng=0), (28, 28))

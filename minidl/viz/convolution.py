@@ -157,8 +157,10 @@ def receptive_field(
     'Receptive field of 3: 8 x 8 pixels'
     """
     op = "receptive_field"
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
-        raise ShapeError.of(op, "shape as (C, H, W)", repr(shape))
+    if not isinstance(shape, (tuple, list)):
+        raise ShapeError.of(op, "shape as (C, H, W)", describe(shape), "Of an image x: x.shape.")
+    if len(shape) != 3:
+        raise ShapeError.of(op, "shape as (C, H, W)", str(shape))
     C, H, W = (integer(op, "shape", n, 1) for n in shape)
     x = np.random.default_rng(0).standard_normal((12, C, H, W)) if images is None else models.batch(op, images)
     if x.shape[1:] != (C, H, W):

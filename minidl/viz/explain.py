@@ -301,8 +301,10 @@ def activation_maximisation(
     """
     op = "activation_maximisation"
     steps, lr = integer(op, "steps", steps, 1), number(op, "lr", lr, 0)
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
-        raise ShapeError.of(op, "shape as (C, H, W)", repr(shape))
+    if not isinstance(shape, (tuple, list)):
+        raise ShapeError.of(op, "shape as (C, H, W)", describe(shape), "Of an image x: x.shape.")
+    if len(shape) != 3:
+        raise ShapeError.of(op, "shape as (C, H, W)", str(shape))
     C, H, W = (integer(op, "shape", n, 1) for n in shape)
     low, high = (number(op, "values", v) for v in values)
     if not low < high:
