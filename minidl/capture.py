@@ -236,7 +236,7 @@ def _forbidden(error: BaseException) -> bool:
 
 def _waits(error: BaseException) -> GraphError:
     if isinstance(error, NotImplementedError):  # CuPy's word for cuBLAS
-        hint = "Of the matrix products only those of linear layers and convolutions can be recorded, not matmul or attention."
+        hint = "Write matrix products with minidl's operations (x @ y of tensors), which have kernels for it."
         return GraphError.of("capture", "a step of kernels that CuPy can record", str(error), hint)
     hint = "Take .item(), print(), numpy() and copies from the host out of the step; look at its result afterwards."
     return GraphError.of("capture", "a step that never waits for the GPU", str(error).splitlines()[0], hint)

@@ -170,8 +170,8 @@ def allow_tf32() -> Iterator[None]:
     """Let an NVIDIA GPU round the factors of float32 products to TF32, for its tensor cores: several times as fast, less exact.
 
     TF32 has 10 bits of fraction instead of 23, so that products are right to about 3 digits; sums stay float32. It holds for
-    convolutions and linear layers of this thread, forward and backward, so put it around whole training steps. Nothing
-    changes on the CPU, for float64, and outside of the block.
+    convolutions, linear layers and matrix products of this thread, forward and backward, so put it around whole training
+    steps. Nothing changes on the CPU, for float64, and outside of the block.
 
     >>> import minidl as md
     >>> with md.allow_tf32():

@@ -121,12 +121,15 @@ class Tensor:
 
     def _replace(self, array: Array) -> None:
         """Take new values, in the memory order and on the device of the old ones, which live graphs keep."""
+        room = self._room()
+        room[...] = backend.to_device(array, self.device)
+        self._array = room
+
+    def _room(self) -> Array:
+        """Where new values go: beside the old ones, or where the next replay reads them if a CUDA graph is recorded."""
         if state.recorder is not None and not isinstance(self._array, np.ndarray):
-            self._array[...] = array  # where the graph's next replay reads them
-            return
-        fresh = backend.xp_of(self._array).empty_like(self._array)
-        fresh[...] = backend.to_device(array, self.device)
-        self._array = fresh
+            return self._array
+        return backend.xp_of(self._array).empty_like(self._array)
 
     @property
     def is_leaf(self) -> bool:

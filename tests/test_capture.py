@@ -122,11 +122,77 @@ def test_a_step_that_waits_is_refused_and_leaves_nothing(gpu_device):
 
 
 def test_a_product_by_cublas_is_refused(gpu_device):
-    run = md.capture(lambda x: x @ x)
+    run = md.capture(lambda x: md.Tensor.wrap(x._array @ x._array))
     x = md.ones(3, 3, device=gpu_device)
     run(x), run(x)
-    with pytest.raises(md.GraphError, match=r"a step of kernels that CuPy can record, got calling cuBLAS .* not matmul"):
+    with pytest.raises(md.GraphError, match=r"a step of kernels that CuPy can record, got calling cuBLAS .* of tensors"):
         run(x)
+
+
+PRODUCTS = {
+    "attention": lambda x: md.scaled_dot_product_attention(x, x + 1, x * 2),
+    "causal attention": lambda x: md.scaled_dot_product_attention(x, x + 1, x * 2, is_causal=True),
+    "masked attention": lambda x: md.scaled_dot_product_attention(x, x + 1, x * 2, x[..., :3] > 0.5),
+    "batch": lambda x: x @ x.swapaxes(-1, -2),
+    "broadcast": lambda x: x @ x[0, 0].T,
+    "vector": lambda x: (x @ x[0, 0, 0]) + (x[0, 0, :, 0] @ x).sum(-1, keepdims=True),
+    "einsum": lambda x: md.einsum("abij,acij->abc", x, x),
+    "none": lambda x: x[..., :0] @ x[..., :0, :],
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_are_recorded(gpu_device, name):
+    """Values and gradients as without a recording, where cuBLAS computes them."""
+
+    def step(x):
+        x = x.detach().requires_grad_()
+        y = PRODUCTS[name](x)
+        (y * y).sum().backward()
+        return y, x.grad
+
+    run = md.capture(step)
+    for seed in range(5):
+        x = md.Tensor(np.random.default_rng(seed).standard_normal((2, 2, 3, 4)).astype(np.float32), device=gpu_device)
+        for recorded, expected in zip(run(x), step(x)):
+            np.testing.assert_allclose(recorded.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert run.recorded
+
+
+class WordModel(nn.Module):
+    """A transformer of one block."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 8, rng=0)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, rng=1)
+        self.norm = nn.LayerNorm(8)
+        self.linear = nn.Linear(8, 7, rng=2)
+
+    def forward(self, words):
+        x = self.embedding(words)
+        return self.linear(self.norm(x + self.attention(x, x, x, is_causal=True)[0]))
+
+
+def test_a_transformer_is_recorded(gpu_device):
+    """Words, attention, layer norm; and words that do not exist: NaN, since nobody looks at them on a GPU."""
+    model = WordModel().to(gpu_device)
+    rule = optim.SGD(model.parameters(), lr=0.5)
+
+    def step(words, next_words):
+        rule.zero_grad()
+        loss = md.cross_entropy(model(words).swapaxes(1, 2), next_words)
+        loss.backward()
+        rule.step()
+        return loss
+
+    run = md.capture(step)
+    words = md.Tensor(np.random.default_rng(0).integers(0, 7, (3, 5)), device=gpu_device)
+    losses = [run(words, words).item() for _ in range(8)]
+    assert run.recorded
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] / 2
+    assert np.isnan(run(words + 100, words).item())
 
 
 def test_images_from_the_host_keep_their_memory_order(gpu_device):

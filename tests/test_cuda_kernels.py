@@ -218,6 +218,30 @@ def test_embedding(columns, dtype, package):
     np.testing.assert_array_equal(package.embedding_backward(gy, index, 12, None), gw)
     compare(package, "embedding_backward", gy, index.astype(np.int32), 12, 3)
     compare(package, "embedding_backward", gy[:0], index[:0], 12, None)
+    w = normal(12, columns, dtype=dtype)
+    for words in (index, index.astype(np.int32).T, index[:0], np.array(3)):
+        compare(package, "embedding_forward", words, w)
+
+
+def test_embedding_of_what_there_is_not(package):
+    """NaN, and no gradient; no memory beside the table is touched, where the emulator would stop."""
+    index, w = np.array([2, -1, 3, 1 << 40]), np.ones((3, 4), np.float32)
+    np.testing.assert_array_equal(np.isnan(package.embedding_forward(index, w)).all(1), [False, True, True, True])
+    gw = package.embedding_backward(np.ones((4, 4), np.float32), index, 3, None)
+    np.testing.assert_array_equal(gw[:, 0], [0, 0, 1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_running_moments(dtype, package):
+    """Beside the old values, and in their place."""
+    arrays = [normal(300, dtype=dtype, seed=seed) for seed in range(4)]
+    expected = [np.empty(300, dtype) for _ in range(2)]
+    generic.update_moments(*arrays, 0.1, 1.25, *expected)
+    rooms = [np.empty(300, dtype) for _ in range(2)]
+    package.update_moments(*arrays, 0.1, 1.25, *rooms)
+    np.testing.assert_allclose(rooms, expected, rtol=1e-6)
+    package.update_moments(*arrays, 0.1, 1.25, *arrays[:2])
+    np.testing.assert_array_equal(arrays[:2], rooms)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])

@@ -164,8 +164,8 @@ class MultiheadAttention(Module):
             given = _additive("attn_mask", attn, [(L, S), (N * heads, L, S)], like)
             parts.append(given if given.ndim == 2 else given.reshape(N, heads, L, S))
         if is_causal:
-            later = np.triu(np.ones((L, S), bool), 1)
-            parts.append(_additive("is_causal", Tensor(later, device=like.device), [(L, S)], like))
+            seen = xp_of(like._array).tri(L, S, dtype=bool)
+            parts.append(_additive("is_causal", Tensor.wrap(~seen), [(L, S)], like))
         if not parts:
             return None
         return Tensor.wrap(sum(parts[1:], parts[0]))

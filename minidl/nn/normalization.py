@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl import functional as F
-from minidl.backend import default_dtype
+from minidl.backend import default_dtype, xp_of
 from minidl.errors import ArgumentError, ShapeError
 from minidl.nn import init
 from minidl.nn.module import Module
@@ -113,7 +113,10 @@ class _BatchNorm(_Running):
         else:
             y = F.batch_norm(x, *vectors, training=of_batch, momentum=momentum, eps=self.eps)
         if collecting:
-            self.num_batches_tracked.data = self.num_batches_tracked._array + 1
+            tracked = self.num_batches_tracked
+            room = tracked._room()
+            xp_of(room).add(tracked._array, 1, out=room)
+            tracked._array = room
         return y
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

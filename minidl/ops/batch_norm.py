@@ -57,9 +57,16 @@ def check_running(op: str, running_mean: Any, running_var: Any, written: bool) -
             raise GraphError.of(op, f"{name} without a gradient", "a tensor that requires one", f"Pass {name}.detach().")
 
 
-def update_running(running: Tensor | None, batch: Array, momentum: float) -> None:
-    if running is not None:
-        running._replace((1 - momentum) * running._array + momentum * batch)
+def update_running(
+    running_mean: Tensor | None, running_var: Tensor | None, mean: Array, var: Array, momentum: float, n: int
+) -> None:
+    """running = (1 - momentum) * running + momentum * batch, where the batch's variance is that divided by n - 1."""
+    if running_mean is None or running_var is None:
+        return
+    rooms = running_mean._room(), running_var._room()
+    old, correction = (running_mean._array, running_var._array), n / (n - 1)
+    kernels_for(mean).update_moments(*old, mean, var, momentum, correction, *rooms)
+    running_mean._array, running_var._array = rooms
 
 
 def normalised(x: np.ndarray, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> np.ndarray:
@@ -247,8 +254,7 @@ def _batch_norm(
     else:
         y, mean, var = BatchNormRelu.apply(x, *vectors, residual, training=bool(training), eps=eps, relu=True)
     if training and n > 1:
-        update_running(running_mean, mean._array, momentum)
-        update_running(running_var, var._array * (n / (n - 1)), momentum)
+        update_running(running_mean, running_var, mean._array, var._array, momentum, n)
     return y
 
 

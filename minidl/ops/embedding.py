@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend import Array, xp_of
+from minidl.backend import Array
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
 from minidl.kernels import kernels_for
@@ -72,7 +72,8 @@ def embedding(index: Any, weight: Any, padding_idx: int | None = None) -> Tensor
     Gradient:
         dL/dweight[i] = the sum of dL/dy over the places where index is i; 0 for i = padding_idx.
     Notes:
-        padding_idx, counted from the end when negative, changes only the gradient.
+        padding_idx, counted from the end when negative, changes only the gradient. On a GPU, which is not waited for,
+        an index out of range gives NaN.
     Raises:
         ArgumentError: an index or padding_idx out of range.
         DtypeError: indices that are not integers.
@@ -92,9 +93,8 @@ def embedding(index: Any, weight: Any, padding_idx: int | None = None) -> Tensor
         raise ShapeError.of("embedding", "weight of shape (rows, size)", f"shape {weight.shape}")
     rows = weight.shape[0]
     i = index._array.astype(np.int64, copy=False)
-    bad = (i < 0) | (i >= rows)
-    if bad.any():
-        where = tuple(int(k) for k in xp_of(i).argwhere(bad)[0])
+    if isinstance(i, np.ndarray) and (bad := (i < 0) | (i >= rows)).any():
+        where = tuple(int(k) for k in np.argwhere(bad)[0])
         raise ArgumentError.of("embedding", f"indices from 0 to {rows - 1}", f"{int(i[where])} at position {where}")
     if padding_idx is not None:
         padding_idx = integer("embedding", "padding_idx", padding_idx)

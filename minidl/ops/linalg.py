@@ -14,6 +14,7 @@ import numpy as np
 from minidl.backend import Array, xp_of
 from minidl.errors import ArgumentError, DtypeError, ShapeError
 from minidl.function import Function
+from minidl.kernels import kernels_for
 from minidl.kernels.generic import sum_to
 from minidl.ops._arguments import describe, tensor
 from minidl.ops.elementwise import common_float
@@ -34,8 +35,8 @@ def _rows(x: Array) -> Array:
 def _product(x: Array, y: Array) -> Array:
     """x @ y; as one large product where y is a single matrix."""
     if x.ndim > 2 and y.ndim == 2:
-        return (_rows(x) @ y).reshape(*x.shape[:-1], y.shape[-1])
-    return x @ y
+        return kernels_for(x).matmul(_rows(x), y).reshape(*x.shape[:-1], y.shape[-1])
+    return kernels_for(x).matmul(x, y)
 
 
 class Matmul(Function):
@@ -63,9 +64,9 @@ class Matmul(Function):
             gx = sum_to(_product(gz, y2.swapaxes(-1, -2)), x2.shape).reshape(x.shape)
         if ctx.needs[1]:
             if x2.ndim > 2 and y2.ndim == 2:
-                gy = _rows(x2).T @ _rows(gz)
+                gy = _product(_rows(x2).T, _rows(gz))
             else:
-                gy = sum_to(x2.swapaxes(-1, -2) @ gz, y2.shape)
+                gy = sum_to(_product(x2.swapaxes(-1, -2), gz), y2.shape)
             gy = gy.reshape(y.shape)
         return gx, gy
 
@@ -166,7 +167,7 @@ def _contract_pair(x: Array, a: Labels, y: Array, b: Labels, keep: Labels) -> tu
         return z.transpose(order).reshape([math.prod(size[c] for c in group) for group in groups])
 
     if summed and (left or right):
-        z = arranged(x, a, batch, left, summed) @ arranged(y, b, batch, summed, right)
+        z = _product(arranged(x, a, batch, left, summed), arranged(y, b, batch, summed, right))
     elif summed:
         z = (arranged(x, a, batch, summed) * arranged(y, b, batch, summed)).sum(1)
     else:

@@ -216,8 +216,7 @@ def instance_norm(
         raise ShapeError.of(name, "more than one position per channel", f"shape {x.shape}")
     y, means, variances = InstanceNorm.apply(x, weight, bias, groups=x.shape[1], eps=eps)
     if x.size:
-        update_running(running_mean, means._array.mean(0), momentum)
-        update_running(running_var, variances._array.mean(0) * (n / (n - 1)), momentum)
+        update_running(running_mean, running_var, means._array.mean(0), variances._array.mean(0), momentum, n)
     return y
 
 

@@ -72,6 +72,14 @@ extern "C" __global__ void join_moments(const T* x, const double* partial, T* me
     }
 }
 
+extern "C" __global__ void update_moments(long long size, T momentum, T correction, const T* mean, const T* var,
+                                          const T* batch_mean, const T* batch_var, T* new_mean, T* new_var) {
+    long long c = first_index();
+    if (c >= size) return;
+    new_mean[c] = (1 - momentum) * mean[c] + momentum * batch_mean[c];
+    new_var[c] = (1 - momentum) * var[c] + momentum * (batch_var[c] * correction);
+}
+
 template <int L>
 __device__ void normalise(const T* x, const T* residual, T* y, long long channels, Channels<L> of, Place<L> at, bool relu) {
     auto place = [&](long long k) { return (at.first + k * at.step) * channels + at.channel; };

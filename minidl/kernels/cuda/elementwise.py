@@ -27,12 +27,12 @@ extern "C" __global__ void product(long long size, T* y, const T* a, const T* b)
 }
 
 // target[key] += the rows of values with that key, in the order in which they stand: keys (size,) are sorted, and
-// order tells from where. The threads at the first of equal keys do it, one for every column.
+// order tells from where. The threads at the first of equal keys do it, one for every column. There is no row for some keys.
 extern "C" __global__ void add_sorted(T* target, const long long* keys, const long long* order, const T* values,
-                                      long long size, long long columns) {
+                                      long long rows, long long size, long long columns) {
     for (long long i = blockIdx.x * (long long)blockDim.y + threadIdx.y; i < size; i += gridDim.x * (long long)blockDim.y) {
         long long key = keys[i];
-        if (i > 0 && keys[i - 1] == key) continue;
+        if (key < 0 || key >= rows || (i > 0 && keys[i - 1] == key)) continue;
         long long end = i + 1;
         while (end < size && keys[end] == key) end++;
         for (long long c = blockIdx.y * blockDim.x + threadIdx.x; c < columns; c += gridDim.y * blockDim.x) {
@@ -75,7 +75,8 @@ def add_to(a: Array, b: Array) -> None:
 def add_rows(target: Array, index: Array, values: Array) -> None:
     """target[index[i]] += values[i] for target (rows, columns), index (M,) and values (M, columns), all C-contiguous.
 
-    Sorted by index first, so that the rows that meet are added in order and not as chance has it.
+    Sorted by index first, so that the rows that meet are added in order and not as chance has it. An index without a row adds
+    nothing.
     """
     if not values.size:
         return
@@ -84,7 +85,7 @@ def add_rows(target: Array, index: Array, values: Array) -> None:
     across = min(THREADS, -(-columns // 32) * 32) if columns > 1 else 1
     block = across, THREADS // across
     grid = min(grid_of(size, block[1]), MOST), min(grid_of(columns, across), 65535)
-    source.launch("add_sorted", target.dtype, grid, block, (target, index[order], order, values, size, columns))
+    source.launch("add_sorted", target.dtype, grid, block, (target, index[order], order, values, len(target), size, columns))
 
 
 def scatter_add(target: Array, index: Any, values: Array) -> None:

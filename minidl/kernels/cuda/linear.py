@@ -1,8 +1,9 @@
-"""The fully connected layer on the GPU: products by cuBLAS, the bias by a small kernel, its gradient by sums in fixed order."""
+"""Matrix products on the GPU, by cuBLAS where it may be called; the bias by a small kernel, its gradient by sums in order."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from minidl.kernels.cuda._axes import Sizes, sizes_of
 from minidl.kernels.cuda._implicit import PLAIN, forward, weights_gradient
 from minidl.kernels.cuda._sums import add_bias, column_sums
 
-__all__ = ["linear_backward", "linear_forward", "linear_relu_forward"]
+__all__ = ["linear_backward", "linear_forward", "linear_relu_forward", "matmul"]
 
 ONE, ZERO = ctypes.c_float(1), ctypes.c_float(0)
 
@@ -38,10 +39,10 @@ def _product_recorded(a: Array, b: Array, out: Array) -> None:
     the product is the gradient of the kernel, so that nothing needs turning.
     """
     xp, (M, K), N = xp_of(a), a.shape, b.shape[1]
-    if not out.size:
-        return
     b = xp.ascontiguousarray(b)
-    if a.flags.f_contiguous and not a.flags.c_contiguous:
+    if not out.size or not K:
+        out.fill(0)
+    elif a.flags.f_contiguous and not a.flags.c_contiguous:
         sizes = _one_pixel(K, M, N)
         weights_gradient(a.T.reshape(K, 1, 1, M), b.reshape(K, 1, 1, N), out.reshape(1, 1, M, N), sizes)
     else:
@@ -50,8 +51,33 @@ def _product_recorded(a: Array, b: Array, out: Array) -> None:
         forward(a.reshape(M, 1, 1, K), b.reshape(1, 1, K, N), None, out.reshape(M, 1, 1, N), sizes, PLAIN)
 
 
-def _one_pixel(images: int, C: int, O: int) -> Sizes:
-    return sizes_of(images, (1, 1), (O, C, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+def _one_pixel(images: int, C: int, O: int, groups: int = 1) -> Sizes:
+    """C and O: channels of all groups."""
+    return sizes_of(images, (1, 1), (O, C // groups, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), groups)
+
+
+def matmul(x: Array, y: Array) -> Array:
+    """z = x y over the last two axes; the others broadcast, and a vector is a row (x) or a column (y), as with ``@``."""
+    if x.ndim == y.ndim == 2:
+        return product(x, y)
+    if state.recorder is None and not (state.tf32 and x.dtype == np.float32):
+        return x @ y
+    z = _batch(x[None] if x.ndim == 1 else x, y[:, None] if y.ndim == 1 else y)
+    z = z[..., 0, :] if x.ndim == 1 else z
+    return z[..., 0] if y.ndim == 1 else z
+
+
+def _batch(x: Array, y: Array) -> Array:
+    """Many products by one convolution of one pixel: x[g] and y[g] are what group g of the channels holds."""
+    xp, lead, (M, K), N = xp_of(x), np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2:], y.shape[-1]
+    G = math.prod(lead)
+    if not (G and M and N and K):
+        return xp.zeros((*lead, M, N), x.dtype)
+    x, y = (xp.broadcast_to(a, (*lead, *a.shape[-2:])).reshape(G, *a.shape[-2:]).swapaxes(0, 1) for a in (x, y))
+    z, sizes = xp.empty((M, G, N), x.dtype), _one_pixel(M, G * K, G * N, G)
+    x, y = xp.ascontiguousarray(x).reshape(M, 1, 1, G * K), xp.ascontiguousarray(y).reshape(1, 1, K, G * N)
+    forward(x, y, None, z.reshape(M, 1, 1, G * N), sizes, PLAIN)
+    return z.swapaxes(0, 1).reshape(*lead, M, N)
 
 
 def _product_tf32(a: Array, b: Array, out: Array) -> None:

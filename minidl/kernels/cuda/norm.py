@@ -14,7 +14,7 @@ from minidl.kernels.cuda._launch import Source, grid_of
 from minidl.kernels.cuda._norm import NORM
 from minidl.kernels.cuda._passes import COLUMNS, MAP, ROWS, column_blocks, in_order_of, innermost, on_rows, packed
 
-__all__ = ["batch_norm_backward", "batch_norm_forward", "group_norm_backward", "group_norm_forward"]
+__all__ = ["batch_norm_backward", "batch_norm_forward", "group_norm_backward", "group_norm_forward", "update_moments"]
 
 Needs = tuple[bool, bool, bool]  # whether the gradients of x, weight and bias are asked for
 Grads = tuple[Array | None, Array | None, Array | None]
@@ -157,6 +157,21 @@ def batch_norm_forward(
     weight, bias = _contiguous(weight, bias)
     y = _forward(x, weight, bias, eps, mean.reshape(1, C), var.reshape(1, C), given, relu, residual)
     return y, mean, var
+
+
+def update_moments(
+    mean: Array,
+    var: Array,
+    batch_mean: Array,
+    batch_var: Array,
+    momentum: float,
+    correction: float,
+    new_mean: Array,
+    new_var: Array,
+) -> None:
+    """new = (1 - momentum) * old + momentum * batch; the batch's variance, divided by n, is times correction = n / (n - 1)."""
+    arrays = mean, var, *_contiguous(batch_mean, batch_var), new_mean, new_var
+    source.launch("update_moments", mean.dtype, grid_of(mean.size, 256), 256, (mean.size, momentum, correction, *arrays))
 
 
 def batch_norm_backward(

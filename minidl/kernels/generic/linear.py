@@ -1,11 +1,16 @@
-"""The fully connected layer: matrix products. x (M, in), w (out, in), b (out,) or None."""
+"""Matrix products, and those of the fully connected layer: x (M, in), w (out, in), b (out,) or None."""
 
 from __future__ import annotations
 
 from minidl.backend import Array
 from minidl.kernels.generic.activation import relu_forward
 
-__all__ = ["linear_backward", "linear_forward", "linear_relu_forward"]
+__all__ = ["linear_backward", "linear_forward", "linear_relu_forward", "matmul"]
+
+
+def matmul(x: Array, y: Array) -> Array:
+    """z = x y over the last two axes; the others broadcast, and a vector is a row (x) or a column (y), as with ``@``."""
+    return x @ y
 
 
 def linear_forward(x: Array, w: Array, b: Array | None) -> Array:

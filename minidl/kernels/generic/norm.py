@@ -18,7 +18,7 @@ import numpy as np
 from minidl.backend import Array, xp_of
 from minidl.kernels.generic.activation import relu_backward, relu_forward
 
-__all__ = ["batch_norm_backward", "batch_norm_forward", "group_norm_backward", "group_norm_forward"]
+__all__ = ["batch_norm_backward", "batch_norm_forward", "group_norm_backward", "group_norm_forward", "update_moments"]
 
 Needs = tuple[bool, bool, bool]  # whether the gradients of x, weight and bias are asked for
 
@@ -70,6 +70,21 @@ def batch_norm_forward(
     if residual is not None:
         y = y + residual
     return relu_forward(y) if relu else y, mean, var
+
+
+def update_moments(
+    mean: Array,
+    var: Array,
+    batch_mean: Array,
+    batch_var: Array,
+    momentum: float,
+    correction: float,
+    new_mean: Array,
+    new_var: Array,
+) -> None:
+    """new = (1 - momentum) * old + momentum * batch; the batch's variance, divided by n, is times correction = n / (n - 1)."""
+    new_mean[...] = (1 - momentum) * mean + momentum * batch_mean
+    new_var[...] = (1 - momentum) * var + momentum * (batch_var * correction)
 
 
 def batch_norm_backward(
