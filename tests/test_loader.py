@@ -724,13 +724,29 @@ def test_double_buffering_gives_the_same_batches(count):
 
 
 @pytest.mark.cuda
-def test_to_gpu():
-    try:
-        data.to_gpu([])
-    except md.DeviceError as error:
-        pytest.skip(str(error))
-    loader = DataLoader(Pictures(40), batch_size=8)
-    for (x, y), (gx, gy) in zip(loader, data.to_gpu(loader)):
+def test_batches_on_a_gpu(on_gpu):
+    """The same, in the same memory order; and the loader's place is before the batch that is on its way."""
+    host, loader = (DataLoader(Pictures(40), 8, shuffle=True, rng=0, device=device) for device in ("cpu", "cuda"))
+    for (x, y), (gx, gy) in zip(host, loader):
+        assert isinstance(gx, on_gpu.ndarray)
         assert gx.strides == x.strides
         assert np.array_equal(gx.get(), x)
         assert np.array_equal(gy.get(), y)
+        assert loader.state_dict() == host.state_dict()
+    with pytest.raises(DtypeError, match=r"to_gpu: expected batches of NumPy arrays, .* got str"):
+        next(iter(DataLoader(Pictures(4), 2, collate=lambda samples: "text", device="cuda")))
+    with pytest.raises(md.DeviceError, match=r"at most \d+ GPU\(s\), got 'cuda:99'"):
+        DataLoader(Pictures(4), 2, device="cuda:99")
+
+
+@pytest.mark.cuda
+def test_training_from_batches_on_a_gpu(on_gpu):
+    histories = []
+    for device in ("cpu", "cuda"):
+        model = md.nn.Sequential(md.nn.Flatten(), md.nn.Linear(48, 24, rng=0)).to(device)
+        batches, held_out = (DataLoader(Pictures(24), 8, shuffle=True, rng=1, device=device) for _ in range(2))
+        optimizer = md.optim.SGD(model.parameters(), lr=0.1)
+        histories.append(md.fit(model, batches, optimizer, epochs=2, validation=held_out))
+    for row, expected in zip(*histories):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert row["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-5)

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         return recall(matrix)
 
     metrics = {"balanced": balanced} | ({"top": TopK(TOP)} if len(description.classes) > TOP else {})
-    result = evaluate(model, _run.loader(test, description, options.batch_size), metrics=metrics)
+    result = evaluate(model, _run.loader(test, description, options.batch_size, device=options.device), metrics=metrics)
     print(f"{path}: {description.model} on {len(test):,} images")
     if "test" not in sets and (options.data or description.data) == description.data:
         print("it was trained on most of them: pass others with --test-data to know how well it does on new images")

@@ -12,6 +12,7 @@ import platform
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
     )
 
     augmented = _augmentation(options.augment, shape)
-    batches = _run.loader(train, description, options.batch_size, shuffle=True, transform=augmented, workers=options.workers)
+    loader = partial(_run.loader, description=description, device=options.device)
+    batches = loader(train, batch_size=options.batch_size, shuffle=True, transform=augmented, workers=options.workers)
     optimizer = OPTIMIZERS[options.optimizer](model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     schedule = optim.OneCycleLR(optimizer, max_lr=options.lr, total_steps=options.epochs * len(batches))
     _write_record(out, record)
@@ -100,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             batches,
             optimizer,
             epochs=options.epochs,
-            validation=_run.loader(validation, description, TEST_BATCH),
+            validation=loader(validation, batch_size=TEST_BATCH),
             callbacks=callbacks,
             resume=out / "checkpoints",
         )

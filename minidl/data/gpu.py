@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import cupy, parse_device, to_device
-from minidl.errors import ArgumentError
+from minidl.errors import ArgumentError, DtypeError
 
 
 def to_gpu(batches: Iterable[Any], device: str = "cuda") -> Iterator[Any]:
@@ -26,6 +26,7 @@ def to_gpu(batches: Iterable[Any], device: str = "cuda") -> Iterator[Any]:
 
     Raises:
         ArgumentError: a device that is no GPU.
+        DtypeError: batches of something else than NumPy arrays.
         DeviceError: a GPU that is not there, or CuPy missing.
 
     >>> import numpy as np
@@ -63,6 +64,8 @@ def _send(cp: Any, batch: Any, copying: Any) -> tuple[Any, Any, list[np.ndarray]
     """Start to copy a batch: (the arrays to be, the event when they are, the pinned memory they come from)."""
     pinned, targets, shown = [], [], []
     for array in batch if isinstance(batch, (tuple, list)) else (batch,):
+        if not isinstance(array, np.ndarray):
+            raise DtypeError.of("to_gpu", "batches of NumPy arrays, or of tuples of them", type(array).__name__)
         order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
         source = array.transpose(order)
         block = cp.cuda.alloc_pinned_memory(max(source.nbytes, 1))  # from CuPy's pool of pinned blocks

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend import default_dtype
+from minidl.backend import default_dtype, to_device
 from minidl.data.batches import Rows, Samples, Standard, Task, as_batch as as_batch
 from minidl.data.dataset import ArrayDataset, numbers
+from minidl.data.gpu import to_gpu
 from minidl.data.samplers import check_sampler, draw, repeats
 from minidl.data.transforms.base import as_transform
 from minidl.data.workers import Processes, Threads
@@ -46,6 +47,8 @@ class DataLoader:
         worker_type: "process" or "thread". Processes run Python code at the same time, but start in about a second
             and get the dataset as a pickled copy; threads start at once and share it. Both give the same batches.
         prefetch: how many batches per worker are made ahead of time. This bounds the memory, whatever the set's size.
+        device: "cuda" or "cuda:N" for batches on a GPU, as CuPy arrays; the next one is copied, through pinned memory and
+            beside the kernels, while you work with the present one.
 
     Each pass over the loader is one epoch and yields tuples of arrays, or arrays where ``data`` is a single one.
     ``len(loader)`` is the number of batches; data without rows gives no batches.
@@ -62,6 +65,7 @@ class DataLoader:
         ShapeError: arrays of different lengths, samples of different shapes.
         DtypeError: arrays that hold no numbers; ``mean`` or ``std`` for integers; what cannot be sent to a process.
         ArgumentError: batch_size below 1, no array, a std that is not positive, arguments that exclude each other.
+        DeviceError: a GPU that is not there, or CuPy missing.
         WorkerError: a worker process raised an exception (the message holds its traceback), or died.
 
     >>> import numpy as np
@@ -99,6 +103,7 @@ class DataLoader:
         workers: int = 0,
         worker_type: str = "process",
         prefetch: int = 2,
+        device: str = "cpu",
     ) -> None:
         self.batch_size = _integer("batch_size", batch_size, 1)
         self.shuffle = shuffle
@@ -107,6 +112,8 @@ class DataLoader:
         self.worker_type = worker_type
         self.prefetch = _integer("prefetch", prefetch, 1)
         self.sampler = sampler
+        self.device = device
+        to_device(np.empty(0), device)  # refuses a GPU that is not there
         if worker_type not in ("process", "thread"):
             raise ArgumentError.of("DataLoader", "worker_type as 'process' or 'thread'", repr(worker_type))
         if sampler is not None:
@@ -150,6 +157,8 @@ class DataLoader:
             batches = self._started().run(tasks)
         else:
             batches = (self._recipe.make(task) for task in tasks)
+        if self.device != "cpu":
+            batches = to_gpu(batches, self.device)
         mine = self._begin
         for number, batch in enumerate(batches, start + 1):
             if mine is self._begin:  # else a newer pass has begun: its position counts

@@ -942,6 +942,7 @@ cuda = _module(
     driver=_module("cupy.cuda.driver", CUDADriverError=CUDADriverError),
     memory=_module("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError, MemoryPool=MemoryPool),
     get_current_stream=get_current_stream,
+    alloc_pinned_memory=bytearray,
     get_device_id=_device,
     is_available=lambda: True,
 )
