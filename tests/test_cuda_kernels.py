@@ -210,8 +210,11 @@ def test_sums(dtype, package):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("columns", [1, 40, 300])
-def test_embedding(columns, dtype, package):
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_embedding(is_sorted, columns, dtype, package, monkeypatch):
     """Repeated, missing and padded rows; twice the same bits."""
+    if is_sorted:
+        monkeypatch.setattr(MODULES["elementwise"], "FEW", 0)
     index = np.random.default_rng(0).integers(0, 9, (5, 40))
     gy = normal(5, 40, columns, dtype=dtype)
     gw = compare(package, "embedding_backward", gy, index, 12, None)
@@ -223,8 +226,10 @@ def test_embedding(columns, dtype, package):
         compare(package, "embedding_forward", words, w)
 
 
-def test_embedding_of_what_there_is_not(package):
+@pytest.mark.parametrize("few", [0, 100])
+def test_embedding_of_what_there_is_not(few, package, monkeypatch):
     """NaN, and no gradient; no memory beside the table is touched, where the emulator would stop."""
+    monkeypatch.setattr(MODULES["elementwise"], "FEW", few)
     index, w = np.array([2, -1, 3, 1 << 40]), np.ones((3, 4), np.float32)
     np.testing.assert_array_equal(np.isnan(package.embedding_forward(index, w)).all(1), [False, True, True, True])
     gw = package.embedding_backward(np.ones((4, 4), np.float32), index, 3, None)

@@ -49,7 +49,9 @@ WAITS = {
     "compress",
     "extract",
     "delete",
-}  # need a size from the GPU
+    "argsort",
+    "sort",
+}  # need a size from the GPU, or wait for it as CuPy does when it has sorted
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import Array, xp_of
+from minidl.context import state
 from minidl.kernels.cuda._launch import Source, grid_of
 from minidl.kernels.cuda._passes import MAP, MOST, THREADS, dense, empty_like, on_elements
 
@@ -43,8 +44,31 @@ extern "C" __global__ void add_sorted(T* target, const long long* keys, const lo
         }
     }
 }
+
+// The same from keys that are not sorted: a warp looks for those that equal key i, and leaves when one comes before it.
+extern "C" __global__ void add_unsorted(T* target, const long long* keys, const T* values, long long rows, long long size,
+                                        long long columns) {
+    long long i = first_index() / WARP;
+    if (i >= size) return;
+    long long key = keys[i];
+    if (key < 0 || key >= rows) return;
+    for (long long from = 0; from < i; from += WARP) {
+        long long k = from + lane_index();
+        if (__ballot_sync(ALL_LANES, k < i && keys[k] == key)) return;
+    }
+    for (long long from = i; from < size; from += WARP) {
+        long long k = from + lane_index();
+        unsigned equal = __ballot_sync(ALL_LANES, k < size && keys[k] == key);  // a bit for each lane
+        for (; equal; equal &= equal - 1) {
+            const T* row = values + (from + __ffs(equal) - 1) * columns;
+            for (long long c = lane_index(); c < columns; c += WARP) target[key * columns + c] += row[c];
+        }
+    }
+}
 """
 )
+
+FEW = 1 << 14  # keys that are compared with each other sooner than they are sorted
 
 
 def _alike(a: Array, b: Array) -> bool:
@@ -75,12 +99,16 @@ def add_to(a: Array, b: Array) -> None:
 def add_rows(target: Array, index: Array, values: Array) -> None:
     """target[index[i]] += values[i] for target (rows, columns), index (M,) and values (M, columns), all C-contiguous.
 
-    Sorted by index first, so that the rows that meet are added in order and not as chance has it. An index without a row adds
-    nothing.
+    The rows that meet are added in order, and not as chance has it. For that the index is sorted, unless it is short, or a CUDA
+    graph is recorded: CuPy waits for the GPU when it has sorted. An index without a row adds nothing.
     """
     if not values.size:
         return
     xp, (size, columns) = xp_of(target), values.shape
+    if size <= FEW or state.recorder is not None:
+        arguments = target, index, values, len(target), size, columns
+        source.launch("add_unsorted", target.dtype, grid_of(size, THREADS // 32), THREADS, arguments)
+        return
     order = xp.argsort(index, kind="stable")
     across = min(THREADS, -(-columns // 32) * 32) if columns > 1 else 1
     block = across, THREADS // across
@@ -99,4 +127,4 @@ def scatter_add(target: Array, index: Any, values: Array) -> None:
         xp.add.at(target.reshape(-1), positions, values.reshape(-1))
         return
     values = xp.ascontiguousarray(values, dtype=target.dtype).reshape(-1, 1)
-    add_rows(target.reshape(-1, 1), positions.astype(np.int64, copy=False), values)
+    add_rows(target.reshape(-1, 1), xp.ascontiguousarray(positions, dtype=np.int64), values)

@@ -36,7 +36,7 @@ def embedding_backward(gy: Array, index: Array, rows: int, padding: int | None) 
     """gw[i] = the sum of gy wherever the index is i; 0 for the padding row."""
     xp, columns = xp_of(gy), gy.shape[-1]
     gw = xp.zeros((rows, columns), gy.dtype)
-    add_rows(gw, index.reshape(-1).astype(np.int64, copy=False), xp.ascontiguousarray(gy).reshape(-1, columns))
+    add_rows(gw, xp.ascontiguousarray(index.reshape(-1), dtype=np.int64), xp.ascontiguousarray(gy).reshape(-1, columns))
     if padding is not None:
         gw[padding] = 0
     return gw
