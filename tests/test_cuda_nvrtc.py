@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from itertools import product
 
 import pytest
 from cuda_emulator import nvrtc
@@ -30,11 +31,22 @@ def test_compiles(name, dtype, architecture):
     assert {kernel: u for kernel, u in usage.items() if u.spilled} == {}
 
 
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("direction", _implicit.KERNELS)
 @pytest.mark.parametrize("tile", [*_implicit.TILES, *_implicit.TENSOR_CORE_TILES], ids=lambda tile: f"{tile.BM}x{tile.BN}")
-def test_convolution_stays_in_registers(direction, tile):
-    """The products of convolutions, for every tile."""
-    source = _implicit.source(direction, tile, 4, 4, tile in _implicit.TENSOR_CORE_TILES)
-    usage = nvrtc.usage(source, "float32", "sm_90")[direction]
-    assert usage.local <= 96  # a few addresses, which the innermost loop does not need (64 with CUDA 12.9, 80 with 13.4)
-    assert usage.registers * tile.threads * tile.BLOCKS <= 65536  # as many blocks as the tile counts on fit
+def test_convolution_stays_in_registers(direction, tile, architecture):
+    """The products of convolutions, for every tile and reading."""
+    for VC, VO in product((4, 1), repeat=2):
+        source = _implicit.source(direction, tile, VC, VO, tile in _implicit.TENSOR_CORE_TILES)
+        usage = nvrtc.usage(source, "float32", architecture)[direction]
+        assert (usage.local, usage.spilled) == (0, 0), (VC, VO)
+        assert usage.registers * tile.threads * tile.BLOCKS <= 65536  # as many blocks as the tile counts on fit
+
+
+@pytest.mark.parametrize("direction", _implicit.KERNELS)
+@pytest.mark.parametrize("tile", _implicit.TILES, ids=lambda tile: f"{tile.BM}x{tile.BN}")
+def test_convolution_of_doubles_stays_in_registers(direction, tile):
+    """A block at a time."""
+    usage = nvrtc.usage(_implicit.source(direction, tile, 4, 4, False), "float64")[direction]
+    assert (usage.local, usage.spilled) == (0, 0)
+    assert usage.registers * tile.threads <= 65536

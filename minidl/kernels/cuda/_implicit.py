@@ -145,40 +145,44 @@ __device__ void sum_of_products(Left& left, Right& right, int steps, T (&sum)[TM
     alignas(16) __shared__ T b[2][BK][BN + PAD];
     for (int i = 0; i < TM; ++i)
         for (int j = 0; j < TN; ++j) sum[i][j] = 0;
-    if (steps) { left.fetch(); right.fetch(); }
-    for (int step = 0; step < steps; ++step) {
-        left.store(a[step % 2]);
-        right.store(b[step % 2]);
+    if (steps) { right.fetch(); left.fetch(); }  // in this order: Turned reads where the walk of Pixels stands
+    for (; steps; --steps) {
+        left.store(a[steps & 1]);
+        right.store(b[steps & 1]);
         __syncthreads();
-        if (step + 1 < steps) { left.fetch(); right.fetch(); }
-        multiply(a[step % 2], b[step % 2], sum);
+        if (steps > 1) { right.fetch(); left.fetch(); }
+        multiply(a[steps & 1], b[steps & 1], sum);
     }
 }
 
 // ---------------------------------------------------------------- which block does what, and where its results go
 
-// Blocks with neighbouring numbers are tiles side by side, which read the same pixels.
+// Blocks with neighbouring numbers are tiles side by side, which read the same pixels. This lies in shared memory: the main
+// loop has no registers to spare for what is needed after it.
 struct Block {
+    int rows, columns, channels;  // of the result; and of what is read, in a group
     int row, column;  // of the result, where the tile begins
     int part, unit;  // which of the ``parts`` blocks that share a sum; and which of the matrices, by group and phase
     int begin, steps;  // of the sum: k = begin, in ``steps`` times BK
 
-    __device__ Block(int rows, int columns, int depth, int parts)
+    __device__ void find(int rows, int columns, int channels, int parts)
     {
         int across = (columns + BN - 1) / BN, down = (rows + BM - 1) / BM, id = blockIdx.x;
+        this->rows = rows;
+        this->columns = columns;
+        this->channels = channels;
         column = id % across * BN;
         id /= across;
         row = id % down * BM;
         id /= down;
         part = id % parts;
         unit = id / parts;
-        limit(depth, parts);
     }
-    __device__ void limit(int depth, int parts)
+    __device__ void share(int depth, int parts)
     {
-        int all = (depth + BK - 1) / BK, share = (all + parts - 1) / parts, first = part * share;
+        int all = (depth + BK - 1) / BK, most = (all + parts - 1) / parts, first = part * most;
         begin = first * BK;
-        steps = first < all ? min(share, all - first) : 0;
+        steps = first < all ? min(most, all - first) : 0;
     }
 };
 
@@ -210,15 +214,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) forward(
     const T* x, const T* w, const T* b, T* y, unsigned char* winner, int N, int H, int W, int C, int O, int OH, int OW,
     int KH, int KW, int SH, int SW, int DH, int DW, int top, int left, int groups, int follows, int parts)
 {
-    int CG = C / groups, OG = O / groups, depth = KH * KW * CG;
-    int rows = follows == POOL ? N * (OH / 2) * (OW / 2) * 4 : N * OH * OW;
-    Block block(rows, OG, depth, parts);
+    int depth = KH * KW * (C / groups);
+    __shared__ Block block;
+    if (threadIdx.x == 0) {
+        block.find(follows == POOL ? N * (OH / 2) * (OW / 2) * 4 : N * OH * OW, O / groups, C / groups, parts);
+        block.share(depth, parts);
+    }
+    __syncthreads();
     Axis h = forward_axis(OH, KH, SH, DH, top), v = forward_axis(OW, KW, SW, DW, left);
-    Pixels<VC> pixels(x + block.unit * CG, H, W, C, h, v, CG, block.row, rows, follows == POOL, block.begin);
-    Matrix<VO> weights(w + block.unit * OG, depth, O, OG, block.column, block.begin);
+    Walk walk(block.begin, VC, block.channels, v);
+    Pixels<VC> pixels(x, H, W, C, h, v, block.unit * block.channels, block.row, block.rows, follows == POOL, walk);
+    Matrix<VO> weights(w + block.unit * block.columns, depth, O, block.columns, block.column, block.begin);
     T sum[TM][TN];
     sum_of_products(pixels, weights, block.steps, sum);
 
+    int rows = block.rows, OG = block.columns;
     y += (long long)block.part * rows * O;  // parts, if there are some, lie one behind the other
     #pragma unroll
     for (int j = 0; j < TN; j += 4) {
@@ -265,19 +275,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) images_gradient(
     const T* gy, const T* w, T* gx, int N, int H, int W, int C, int O, int OH, int OW,
     int KH, int KW, int SH, int SW, int DH, int DW, int top, int left, int groups, int step_h, int step_w, int parts)
 {
-    int CG = C / groups, OG = O / groups;
-    Block block(N * ((H + SH - 1) / SH) * ((W + SW - 1) / SW), CG, 0, parts);
-    int group = block.unit % groups, phase = block.unit / groups;
-    Axis h = gradient_axis(H, KH, SH, DH, top, step_h, phase / SW), v = gradient_axis(W, KW, SW, DW, left, step_w, phase % SW);
-    int rows = N * max(h.results, 0) * max(v.results, 0), depth = h.taps * v.taps * OG;
-    if (block.row >= rows) return;  // later phases may have fewer pixels
-    block.limit(depth, parts);
-    Pixels<VO> pixels(gy + group * OG, OH, OW, O, h, v, OG, block.row, rows, false, block.begin);
-    Turned<VO> weights(w + group * OG, h, v, KW, CG, O, OG, block.column, block.begin);
+    __shared__ Block block;
+    __shared__ Axis h, v;
+    if (threadIdx.x == 0) {
+        block.find(N * ((H + SH - 1) / SH) * ((W + SW - 1) / SW), C / groups, O / groups, parts);
+        int phase = block.unit / groups;
+        h = gradient_axis(H, KH, SH, DH, top, step_h, phase / SW);
+        v = gradient_axis(W, KW, SW, DW, left, step_w, phase % SW);
+        block.rows = N * max(h.results, 0) * max(v.results, 0);  // of this phase; later ones may have fewer pixels
+        block.share(h.taps * v.taps * block.channels, parts);
+    }
+    __syncthreads();
+    if (block.row >= block.rows) return;
+    int o = block.unit % groups * block.channels;
+    Walk walk(block.begin, VO, block.channels, v);
+    Pixels<VO> pixels(gy, OH, OW, O, h, v, o, block.row, block.rows, false, walk);
+    Turned<VO> weights(w, h, v, KW, block.columns, O, block.column, o, walk);
     T sum[TM][TN];
     sum_of_products(pixels, weights, block.steps, sum);
 
-    gx += (long long)block.part * N * H * W * C + group * CG;
+    int rows = block.rows, CG = block.columns;
+    gx += (long long)block.part * N * H * W * C + block.unit % groups * CG;
     #pragma unroll
     for (int i = 0; i < TM; ++i) {
         int m = block.row + row_of(i / 4) + i % 4;
@@ -300,14 +318,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) weights_gradient
     const T* x, const T* gy, T* gw, int N, int H, int W, int C, int O, int OH, int OW,
     int KH, int KW, int SH, int SW, int DH, int DW, int top, int left, int groups, int parts)
 {
-    int CG = C / groups, OG = O / groups, rows = KH * KW * CG, depth = N * OH * OW;
-    Block block(rows, OG, depth, parts);
+    int depth = N * OH * OW;
+    __shared__ Block block;
+    if (threadIdx.x == 0) {
+        block.find(KH * KW * (C / groups), O / groups, C / groups, parts);
+        block.share(depth, parts);
+    }
+    __syncthreads();
     Axis h = forward_axis(OH, KH, SH, DH, top), v = forward_axis(OW, KW, SW, DW, left);
-    Windows<VC> windows(x + block.unit * CG, N, H, W, C, h, v, CG, block.row, block.begin);
-    Matrix<VO> gradients(gy + block.unit * OG, depth, O, OG, block.column, block.begin);
+    Windows<VC> windows(x, N, H, W, C, h, v, block.unit, block.channels, block.row, block.begin);
+    Matrix<VO> gradients(gy + block.unit * block.columns, depth, O, block.columns, block.column, block.begin);
     T sum[TM][TN];
     sum_of_products(windows, gradients, block.steps, sum);
 
+    int rows = block.rows, OG = block.columns;
     gw += (long long)block.part * rows * O + block.unit * OG;
     #pragma unroll
     for (int i = 0; i < TM; ++i) {

@@ -44,66 +44,71 @@ template <int WIDTH> __device__ void put_down(T (*piece)[WIDTH], int k, int row,
 // ---------------------------------------------------------------- loaders
 // fetch() reads the thread's share of the next piece into registers, and store() puts it into shared memory, as [k][row].
 
-// Where k = (tap of the rows, tap of the columns, channel) stands.
-struct Walk {
-    int channel, column, row, channels, columns;
+// The registers of a thread are taken by its results. What belongs to the block, or to a row of the tile, is in shared memory,
+// and loaders refer to it there.
 
-    __device__ Walk(int k, int channels, int columns) : channels(channels), columns(columns)
+// Where k = (tap of the rows, tap of the columns, channel) stands. VEC: elements that a thread reads at once, along k.
+struct Walk {
+    int channel, column, row;
+    const int& channels;
+    const Axis& v;
+
+    __device__ Walk(int begin, int VEC, const int& channels, const Axis& v) : channels(channels), v(v)
     {
+        int k = begin + threadIdx.x % (BK / VEC) * VEC, tap = k / channels;
         channel = k % channels;
-        column = k / channels % columns;
-        row = k / channels / columns;
+        row = v.taps ? tap / v.taps : 0;
+        column = tap - row * v.taps;
     }
     __device__ void advance()
     {
         channel += BK;
         while (channel >= channels) {
             channel -= channels;
-            if (++column == columns) { column = 0; ++row; }
+            if (++column == v.taps) { column = 0; ++row; }
         }
     }
 };
+
+// x[n, row, column, channel]; may lie outside of the image.
+struct alignas(16) Place { int n, row, column, channel; };
 
 // Left of forward and images_gradient: row m of the tile is a result (n, i, j), and it sees  i stride + tap dilation + begin.
 template <int VEC> struct Pixels {
     static const int LANES = BK / VEC, STEP = THREADS / LANES, COUNT = BM / STEP;
     static_assert(BK % VEC == 0 && THREADS % LANES == 0 && BM % STEP == 0, "a tile is shared evenly");
-    const T* seen[COUNT];  // by the result, through tap (0, 0); may lie outside of the image
-    int row[COUNT], column[COUNT];
+    const T* x;
+    const Place* seen;  // by result m of the tile through tap (0, 0), from the thread's first m on
     T held[COUNT][VEC];
-    Axis h, v;
+    const Axis &h, &v;
     int H, W, C;
-    Walk walk;
+    Walk& walk;
 
-    // x: image 0, at the group's channels; pooled: m = (n, pooled row, pooled column, which of the window's four results)
-    __device__ Pixels(const T* x, int H, int W, int C, Axis h, Axis v, int channels, int first, int rows, bool pooled, int k)
-        : h(h), v(v), H(H), W(W), C(C), walk(k + threadIdx.x % LANES * VEC, channels, v.taps ? v.taps : 1)
+    // channel: the first one of the group; pooled: m = (n, pooled row, pooled column, which of the window's four results)
+    __device__ Pixels(const T* x, int H, int W, int C, const Axis& h, const Axis& v, int channel, int first, int rows,
+                      bool pooled, Walk& walk)
+        : x(x), h(h), v(v), H(H), W(W), C(C), walk(walk)
     {
-        // Windows of 2x2 results, or windows of 1x1. Dividing is slow, so only once; STEP is a multiple of four.
-        int side = pooled ? 2 : 1, area = side * side, across = v.results / side, down = h.results / side;
-        int m = first + threadIdx.x / LANES, within = m % area, result = m / area % across;
-        int line = m / area / across % down, n = m / area / across / down;
-        #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            bool outside = m + i * STEP >= rows;
-            row[i] = outside ? -(1 << 30) : (line * side + within / 2) * h.stride + h.begin;
-            column[i] = (result * side + within % 2) * v.stride + v.begin;
-            seen[i] = x + (outside ? 0 : (((long long)n * H + row[i]) * W + column[i]) * C);
-            result += STEP / area;
-            while (result >= across) {
-                result -= across;
-                if (++line == down) { line = 0; ++n; }
-            }
+        __shared__ Place table[BM];
+        int side = pooled ? 2 : 1, area = side * side;  // windows of 2x2 results, or windows of 1x1
+        for (int i = threadIdx.x; i < BM; i += THREADS) {
+            int m = first + i, within = m % area, across = v.results / side, line = m / area / across, down = h.results / side;
+            int row = (line % down * side + within / 2) * h.stride + h.begin;
+            int column = (m / area % across * side + within % 2) * v.stride + v.begin;
+            table[i] = {line / down, m < rows ? row : -(1 << 30), column, channel};
         }
+        seen = table + threadIdx.x / LANES;
+        __syncthreads();
     }
     __device__ void fetch()
     {
         int down = walk.row * h.dilation, across = walk.column * v.dilation;
-        int further = (down * W + across) * C + walk.channel;
         #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            bool inside = walk.row < h.taps && (unsigned)(row[i] + down) < H && (unsigned)(column[i] + across) < W;
-            if (inside) read(seen[i] + further, held[i]);
+            Place from = seen[i * STEP];
+            int ih = from.row + down, iw = from.column + across;
+            bool inside = walk.row < h.taps && (unsigned)ih < H && (unsigned)iw < W;
+            if (inside) read(x + ((long long)((from.n * H + ih) * W + iw) * C + (from.channel + walk.channel)), held[i]);
             else for (int e = 0; e < VEC; ++e) held[i][e] = 0;
         }
         walk.advance();
@@ -119,28 +124,23 @@ template <int VEC> struct Pixels {
 template <int VEC> struct Turned {
     static const int LANES = BK / VEC, STEP = THREADS / LANES, COUNT = BN / STEP;
     static_assert(THREADS % LANES == 0 && BN % STEP == 0, "a tile is shared evenly");
-    const T* first;  // tap of this phase, at the thread's first column
-    int rows, columns, to_row, to_column, to_next;
+    const T* w;
     T held[COUNT][VEC];
-    Walk walk;
+    const Axis &h, &v;
+    int KW, CG, O, column, channel;
+    const Walk& walk;  // which Pixels advances
 
-    __device__ Turned(const T* w, Axis h, Axis v, int KW, int CG, int O, int channels, int column, int k)
-        : rows(h.taps), to_row(h.step * KW * CG * O), to_column(v.step * CG * O), to_next(STEP * O),
-          walk(k + threadIdx.x % LANES * VEC, channels, v.taps ? v.taps : 1)
-    {
-        column += threadIdx.x / LANES;
-        columns = CG - column;
-        first = w + ((h.first * KW + v.first) * CG + column) * O;
-    }
+    __device__ Turned(const T* w, const Axis& h, const Axis& v, int KW, int CG, int O, int first, int channel, const Walk& walk)
+        : w(w), h(h), v(v), KW(KW), CG(CG), O(O), column(first + threadIdx.x / LANES), channel(channel), walk(walk) {}
     __device__ void fetch()
     {
-        const T* from = first + (walk.row * to_row + walk.column * to_column + walk.channel);
+        int kh = h.first + walk.row * h.step, kw = v.first + walk.column * v.step;
+        int from = ((kh * KW + kw) * CG + column) * O + channel + walk.channel;
         #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            if (walk.row < rows && i * STEP < columns) read(from + i * to_next, held[i]);
+            if (walk.row < h.taps && column + i * STEP < CG) read(w + (from + i * STEP * O), held[i]);
             else for (int e = 0; e < VEC; ++e) held[i][e] = 0;
         }
-        walk.advance();
     }
     __device__ void store(T (*piece)[BN + PAD])
     {
@@ -154,19 +154,22 @@ template <int VEC> struct Windows {
     static const int LANES = BM / VEC, STEP = THREADS / LANES, COUNT = BK / STEP;
     static_assert(THREADS % LANES == 0 && BK % STEP == 0, "a tile is shared evenly");
     const T* x;
+    const Place* seen;  // by result (0, 0, 0) through the tap of the thread's row of the tile
     T held[COUNT][VEC];
     Axis h, v;
-    int N, H, W, C, n, line, result, down, across;
-    bool needed;
+    int N, H, W, C, n, line, result;
 
-    __device__ Windows(const T* x, int N, int H, int W, int C, Axis h, Axis v, int channels, int first, int k)
-        : h(h), v(v), N(N), H(H), W(W), C(C)
+    __device__ Windows(const T* x, int N, int H, int W, int C, Axis h, Axis v, int group, int channels, int first, int k)
+        : x(x), h(h), v(v), N(N), H(H), W(W), C(C)
     {
-        int row = first + threadIdx.x % LANES * VEC, tap = row / channels;
-        needed = tap < h.taps * v.taps;
-        down = tap / v.taps * h.dilation + h.begin;
-        across = tap % v.taps * v.dilation + v.begin;
-        this->x = x + row % channels;
+        __shared__ Place table[LANES];
+        for (int i = threadIdx.x; i < LANES; i += THREADS) {
+            int m = first + i * VEC, tap = m / channels, row = tap / v.taps * h.dilation + h.begin;
+            int column = tap % v.taps * v.dilation + v.begin;
+            table[i] = {0, tap < h.taps * v.taps ? row : -(1 << 30), column, group * channels + m % channels};
+        }
+        seen = table + threadIdx.x % LANES;
+        __syncthreads();
         k += threadIdx.x / LANES;
         result = k % v.results;
         line = k / v.results % h.results;
@@ -174,11 +177,12 @@ template <int VEC> struct Windows {
     }
     __device__ void fetch()
     {
+        Place from = *seen;
         #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            int ih = line * h.stride + down, iw = result * v.stride + across;
-            bool inside = needed && n < N && (unsigned)ih < H && (unsigned)iw < W;
-            if (inside) read(x + (((long long)n * H + ih) * W + iw) * C, held[i]);
+            int ih = line * h.stride + from.row, iw = result * v.stride + from.column;
+            bool inside = n < N && (unsigned)ih < H && (unsigned)iw < W;
+            if (inside) read(x + ((long long)((n * H + ih) * W + iw) * C + from.channel), held[i]);
             else for (int e = 0; e < VEC; ++e) held[i][e] = 0;
             result += STEP;
             while (result >= v.results) {
@@ -200,22 +204,22 @@ template <int VEC> struct Matrix {
     static_assert(THREADS % LANES == 0 && BK % STEP == 0, "a tile is shared evenly");
     const T* next;
     T held[COUNT][VEC];
-    int rows, O, k;
-    bool needed;
+    int O, left;  // of the rows, from the thread's next one on
 
-    __device__ Matrix(const T* a, int rows, int O, int columns, int first, int k) : rows(rows), O(O), k(k + threadIdx.x / LANES)
+    __device__ Matrix(const T* a, int rows, int O, int columns, int first, int k) : O(O)
     {
         first += threadIdx.x % LANES * VEC;
-        needed = first < columns;
-        next = a + (long long)this->k * O + first;
+        k += threadIdx.x / LANES;
+        left = first < columns ? rows - k : 0;
+        next = a + (long long)k * O + first;
     }
     __device__ void fetch()
     {
         #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            if (needed && k < rows) read(next, held[i]);
+            if (left > 0) read(next, held[i]);
             else for (int e = 0; e < VEC; ++e) held[i][e] = 0;
-            k += STEP;
+            left -= STEP;
             next += (long long)STEP * O;
         }
     }
