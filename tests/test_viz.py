@@ -449,6 +449,17 @@ def test_image_grid_refuses(images, options, error, message):
         viz.image_grid(images, **options)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_titles_fit_into_small_figures(count):
+    title = "The 3 most confident of 1,036 mistakes in 10,000 images\nand a line below"
+    figure = viz.image_grid(np.zeros((count, 1, 8, 8)), title=title)
+    figure.draw_without_rendering()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 > 0
+    assert box.x1 < figure.bbox.width
+    assert box.y0 > max(image.get_window_extent().y1 for image in figure.axes[0].images)
+
+
 def answers():
     """Six images, each of its own brightness; three wrong with confidence 0.6, 0.9 and 0.7."""
     images = np.arange(6).reshape(6, 1, 1, 1) / 10 * np.ones((1, 1, 4, 4))

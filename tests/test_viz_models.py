@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 import minidl as md
 from minidl import ArgumentError, DtypeError, GraphError, ShapeError, nn, viz
 from minidl.context import state
-from minidl.profile import Ceilings, profile
+from minidl.profile import Call, Ceilings, Profile, profile
 from minidl.train.histograms import Histograms
 
 
@@ -148,14 +149,85 @@ def test_activation_maximisation_finds_the_pattern():
     first, second = (np.asarray(picture.get_array()) for picture in figure.axes[0].images)
     assert first[:, 1:3].mean() > 0.9 > 0.1 > first[:, 5:7].mean()
     assert second[:, 1:3].mean() < 0.1 < 0.9 < second[:, 5:7].mean()
-    assert figure.get_suptitle() == "What the model takes for each class most"
+    assert figure.get_suptitle().splitlines()[0] == "What the model takes for each class most"
+
+
+def patterns(bias=0.0):
+    """A convolution whose filters look for lying, standing and slanted stripes, and for nothing that there is."""
+    v, u = np.mgrid[-3:4, -3:4]
+    window = np.exp(-(u**2 + v**2) / 6)
+    w = np.stack([np.cos(1.5 * v) * window, np.cos(1.5 * u) * window, np.cos(u + v) * window, 0 * u])
+    w -= w.mean(axis=(1, 2), keepdims=True)
+    layer = nn.Conv2d(1, 4, 7, rng=0)
+    layer.weight.data, layer.bias.data = w[:, None].astype(np.float32), np.array([bias, bias, bias, -1], np.float32)
+    return nn.Sequential(layer, nn.ReLU())
+
+
+@pytest.mark.parametrize("layer", ["0", "1"])
+@pytest.mark.parametrize("bias", [0.0, -0.5])
+def test_activation_maximisation_shows_what_excites_each_filter(layer, bias):
+    model = patterns(bias)
+
+    def activation(images):
+        return np.sqrt(md.square(model(md.tensor(images))).mean(axis=(2, 3)).numpy())
+
+    figure = viz.activation_maximisation(model, (1, 20, 20), layer=layer, steps=60)
+    found = np.stack([np.asarray(picture.get_array()) for picture in figure.axes[0].images])[:3, None].astype(np.float32)
+    own = np.arange(3), np.arange(3)
+    assert found.min() == 0.0
+    assert found.max() == 1.0
+    deviation = found.std(axis=(2, 3), keepdims=True)
+    noise = np.random.default_rng(1).standard_normal(found.shape).astype(np.float32)
+    noisy = activation(found.mean(axis=(2, 3), keepdims=True) + deviation * noise)
+    flat = activation(np.broadcast_to(found.mean(axis=(2, 3), keepdims=True), found.shape).copy())
+    reached = activation(found)
+    assert (reached[own] > 3 * noisy[own]).all()
+    assert (reached[own] > 10 * flat[own]).all()
+    assert (reached[own] >= reached[:, :3].max(axis=0)).all()  # no other image excites the filter more
+    across, along = (np.abs(np.diff(found[:, 0], axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
+    assert across[0] > 3 * along[0]  # the stripes lie
+    assert along[1] > 3 * across[1]  # and stand
+
+
+def test_activation_maximisation_marks_dead_channels():
+    figure = viz.activation_maximisation(patterns(), (1, 12, 12), layer="1", steps=5)
+    captions = [text.split("\n")[1] for text in texts(figure) if "\n" in text]
+    assert [caption == "never positive" for caption in captions] == [False, False, False, True]
+    assert texts(figure).count("dead") == 1
+    assert (np.asarray(figure.axes[0].images[3].get_array()) == 1).all()  # no picture of what is not there
+
+
+def test_activation_maximisation_writes_what_images_and_noise_reach():
+    model = network().eval()
+    figure = viz.activation_maximisation(model, (1, 12, 12), steps=30, classes=["cat", "dog", "cow"])
+    assert figure.get_suptitle().splitlines()[1] == "score of each image, and of noise of the same contrast"
+    for text, name in zip(texts(figure), ["cat", "dog", "cow"], strict=True):
+        head, numbers = text.split("\n")
+        reached, noise = map(float, numbers.split(", noise "))
+        assert head == name
+        assert reached > noise
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_explanations_fill_their_figure(count):
+    """Whatever the number of images, most of the figure is pictures, and none of them is tiny."""
+    images = np.random.default_rng(0).random((count, 1, 12, 12)).astype(np.float32)
+    for figure in (viz.saliency(network(), images, samples=1), viz.grad_cam(network(), images)):
+        figure.draw_without_rendering()
+        boxes = [picture.get_window_extent() for axes in figure.axes[:2] for picture in axes.images]
+        sizes = [(box.width / figure.dpi, box.height / figure.dpi) for box in boxes]
+        assert len(sizes) == 2 * count
+        assert max(sizes) < (3, 3)
+        assert min(sizes) > (0.8, 0.8)
+        width, height = figure.get_size_inches()
+        assert sum(w * h for w, h in sizes) > 0.4 * width * height
 
 
 def test_activation_maximisation_of_channels_repeats():
     model = network()
     a, b = (viz.activation_maximisation(model, (1, 12, 12), layer="3", channels=[1, 3], steps=3) for _ in range(2))
     assert texts(a) == texts(b)
-    assert [text.split("\n")[0] for text in texts(a)] == ["1", "3"]
+    assert [text.split("\n")[0] for text in texts(a) if "\n" in text] == ["1", "3"]
 
 
 @pytest.mark.parametrize(
@@ -258,8 +330,22 @@ def test_im2col_shows_windows_columns_and_results(tmp_path):
     numbers = [text for text in texts(figure) if text.lstrip("-").replace(".", "").isdigit()]
     columns = md.im2col(md.tensor(x[None]), 2).numpy()
     y = md.conv2d(md.tensor(x[None]), md.tensor(w[None, None])).numpy().ravel()
-    expected = [*x.ravel(), *w.ravel(), *columns.ravel(), *y, *y]
-    assert [float(n) for n in numbers] == [float(f"{v:.3g}") for v in expected]
+    expected = [*x.ravel(), *w.ravel(), *columns.ravel(), *w.ravel(), *y, *y]
+    assert [float(n) for n in numbers] == list(expected)
+    assert {"w, 2 x 2", "columns, 4 x 6: one for each window", "w as a row, 1 x 4", "y, folded to 2 x 3"} <= {*texts(figure)}
+
+
+def test_im2col_puts_each_result_where_the_row_of_w_and_its_column_meet():
+    x, w = np.arange(12.0).reshape(3, 4), np.array([[1.0, 0.0], [0.0, -2.0]])
+    axes = viz.im2col(x, w).axes[0]
+    places = [(text.get_position(), text.get_text()) for text in axes.texts]
+    numbers = [(place, float(text)) for place, text in places if text.lstrip("-").isdigit()]
+    columns, row, result = numbers[16:40], numbers[40:44], numbers[44:50]
+    assert [value for _, value in row] == [1, 0, 0, -2]
+    assert len({up for (_, up), _ in row + result}) == 1  # one line of the picture
+    for (across, _), value in result:
+        column = [v for (left, _), v in columns if left == across]
+        assert value == np.dot([v for _, v in row], column)
 
 
 def test_im2col_with_channels_stride_and_padding(tmp_path):
@@ -295,6 +381,15 @@ def test_histograms_record_what_layers_return_and_the_gradients_of_weights(tmp_p
     for kind in ("activations", "gradients"):
         figure = drawn(viz.histograms(recorded, kind), tmp_path)
         assert "over 3 recorded steps" in figure.get_suptitle()
+
+
+def test_histograms_explain_their_lines_and_label_the_lowest_panel_of_each_column():
+    _, recorded = trained()
+    figure = viz.histograms(recorded)
+    assert figure.legends[0].get_texts()[0].get_text() == "median"
+    panels = figure.axes[:5]
+    assert [axes.get_xlabel() for axes in panels] == ["", "", "step", "step", "step"]
+    assert [axes.get_ylabel() for axes in panels] == ["value", "", "", "value", ""]
 
 
 def test_histograms_do_not_change_training():
@@ -373,6 +468,18 @@ def test_roofline(tmp_path):
         viz.roofline(empty)
     axes = Figure().subplots()
     assert viz.roofline(p, limit=2, ax=axes) is axes.figure
+
+
+def test_roofline_names_do_not_cover_each_other():
+    p = Profile(Ceilings(gflops=100, gbs=10))
+    for i in range(8):  # dots in nearly one place
+        phase = ("forward", "backward")[i % 2]
+        p.calls.append(Call("linear", f"features.{i}", phase, 0.0, (1 + i % 3) * 1e-3, 10**8, 2 * 10**6 + i))
+    figure = viz.roofline(p)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without the lines that lead to them
+    assert len(boxes) == 8 + 2
+    assert not [(i, j) for i, a in enumerate(boxes) for j, b in enumerate(boxes[:i]) if a.overlaps(b)]
 
 
 def graph_of_network():

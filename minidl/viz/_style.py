@@ -39,6 +39,11 @@ def figure(width: float, height: float, title: str) -> Figure:
     return fig
 
 
+def title_width(title: str) -> float:
+    """About how many inches a title takes, with some space beside it."""
+    return 0.3 + 0.098 * max(map(len, title.split("\n"))) if title else 0.0
+
+
 def panel(axes: Axes) -> None:
     """A plain frame for curves: two axes, a faint grid, dark text."""
     axes.set_facecolor("white")
@@ -114,7 +119,8 @@ def tiles(
         left, top = column * (1 + gap), row * step + caption_height
         axes.imshow(picture, extent=(left, left + 1, top + tall, top), interpolation="nearest", **show)
         axes.add_patch(Rectangle((left, top), 1, tall, fill=False, edgecolor=LINE, linewidth=0.6))
-        axes.text(left + 0.5, top - 0.06, caption, ha="center", va="baseline", fontsize=SMALL, color=INK, linespacing=1.1)
+        text: dict[str, Any] = {"ha": "center", "va": "baseline", "fontsize": SMALL, "color": INK, "linespacing": 1.1}
+        axes.annotate(caption, (left + 0.5, top), (0, 4), textcoords="offset points", **text)
     axes.set(xlim=(-0.02, columns * (1 + gap) - gap + 0.02), ylim=(rows * step - gap + 0.02, 0), aspect="equal")
     axes.set_axis_off()
 

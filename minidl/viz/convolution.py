@@ -24,9 +24,13 @@ _CELLS = 1600  # more numbers than that cannot be read
 
 
 def im2col(x: Any, weight: Any, stride: Any = 1, padding: Any = 0) -> Figure:
-    """Convolution as a product of matrices: each window of the image becomes a column, and the kernel multiplies them all.
+    """Convolution as a product of matrices: each window of the image becomes a column, and the kernel, a row, multiplies all.
 
-    Three windows are followed in colour: their cells in the image, their column and their result.
+    The row stands left of its result and the columns above it, so that each number of the result lies where its row and
+    its column meet. Three windows are followed in colour: their cells in the image, their column and their result.
+
+    Formula:
+        y (1, OH OW) = w (1, C KH KW) @ columns (C KH KW, OH OW); a layer has one such row for each output channel
 
     Args:
         x: a small image, (H, W) or (C, H, W).
@@ -61,39 +65,44 @@ def im2col(x: Any, weight: Any, stride: Any = 1, padding: Any = 0) -> Figure:
     wide = np.pad(image, ((0, 0), (PH, PH), (PW, PW)))
     H, W = wide.shape[1:]
 
-    tall = max(C * (H + 1), K + 4.6 + y.shape[0])
-    left = W + 2  # of the kernel as a column
-    right = left + 2.4  # of the matrix
-    width = right + max(L, 10)
+    OH = y.shape[0]
+    beside = W + 1.5  # of the kernel as it is, left of the columns
+    right = max(K, beside + KW) + 1.8  # of the columns and of the result
+    product = max(K, C * (max(H, KH) + 1) - 1) + 1.6  # below the columns: the kernel as a row, and the result
+    folded = product + 2.8
+    width, tall = right + max(L, 10), folded + OH
     scale = min(0.42, 13 / width)
     title = f"im2col: {L} windows of {' x '.join(map(str, kernel.shape if C > 1 else (KH, KW)))} as the columns of a matrix"
     fig = style.figure(max(6.0, width * scale + 0.5), max(3.4, (tall + 1.2) * scale + 0.5), title)
     axes = fig.subplots()
     size = min(style.LABEL, scale * 72 * 0.3)
     followed = list(dict.fromkeys((0, min(1, L - 1), L - 1)))
+    over = product - 1.6 - K  # the columns end where the image ends, or the other way round
     for c in range(C):
         _numbers(axes, wide[c], 0, c * (H + 1), size, pad=(PH, PW))
-    _numbers(axes, kernel.reshape(K, 1), left, 0, size, style.SIGNED)
-    _numbers(axes, columns, right, 0, size)
-    _numbers(axes, y.reshape(1, L), right, K + 1.6, size, style.SIGNED)
-    _numbers(axes, y, right, K + 4.4, size, style.SIGNED)
+        _numbers(axes, kernel[c], beside, c * (H + 1), size, style.SIGNED)
+    _numbers(axes, columns, right, over, size)
+    _numbers(axes, kernel.reshape(1, K), right - 1.8 - K, product, size, style.SIGNED)
+    _numbers(axes, y.reshape(1, L), right, product, size, style.SIGNED)
+    _numbers(axes, y, right, folded, size, style.SIGNED)
     for colour, k in zip(_MARKS, followed):
         row, column = divmod(k, OW)
         shrink = 0.06 + 0.07 * followed.index(k)  # windows that overlap stay apart
         for c in range(C):
             _mark(axes, column * SW, c * (H + 1) + row * SH, KW, KH, colour, shrink)
-        _mark(axes, right + k, 0, 1, K, colour)
-        _mark(axes, right + k, K + 1.6, 1, 1, colour)
-        _mark(axes, right + column, K + 4.4 + row, 1, 1, colour)
+        _mark(axes, right + k, over, 1, K, colour)
+        _mark(axes, right + k, product, 1, 1, colour)
+        _mark(axes, right + column, folded + row, 1, 1, colour)
     text: dict[str, Any] = {"fontsize": style.LABEL, "color": style.INK, "va": "bottom"}
     shape = f"{C} x " if C > 1 else ""
     axes.text(0, -0.25, f"x, {shape}{H - 2 * PH} x {W - 2 * PW}{', padded' if PH or PW else ''}", **text)
-    axes.text(left + 0.5, -0.25, "w", ha="center", **text)
-    axes.text(right, -0.25, f"columns, {K} x {L}: one for each window", **text)
-    axes.text(left + 1.7, K / 2, "·", fontsize=16, ha="center", va="center", color=style.INK)
-    axes.text(right, K + 1.35, "y = w · columns: multiply each column by w and add up", **text)
-    axes.text(right, K + 4.15, f"y, folded to {y.shape[0]} x {OW}", **text)
-    axes.set(xlim=(-0.2, width + 0.2), ylim=(tall, -1.2), aspect="equal")
+    axes.text(beside, -0.25, f"w, {shape}{KH} x {KW}", **text)
+    axes.text(right, over - 0.25, f"columns, {K} x {L}: one for each window", **text)
+    axes.text(right - 1.8 - max(K, 4), product - 0.25, f"w as a row, 1 x {K}", **text)
+    axes.text(right - 0.9, product + 0.5, "=", fontsize=14, ha="center", va="center", color=style.INK)
+    axes.text(right, product - 0.25, "y = w · columns: multiply the row by each column and add up", **text)
+    axes.text(right, folded - 0.25, f"y, folded to {OH} x {OW}", **text)
+    axes.set(xlim=(-0.2, width + 0.2), ylim=(tall + 0.1, -1.2), aspect="equal")
     axes.set_axis_off()
     return fig
 
@@ -113,7 +122,15 @@ def _numbers(
             axes.add_patch(Rectangle((left + j, top + i), 1, 1, facecolor=face, edgecolor=style.LINE, linewidth=0.6))
             place = left + j + 0.5, top + i + 0.52
             colour = style.FAINT if padded else style.INK
-            axes.text(*place, f"{values[i, j]:.3g}", ha="center", va="center", fontsize=size, color=colour)
+            axes.text(*place, _short(values[i, j]), ha="center", va="center", fontsize=size, color=colour)
+
+
+def _short(value: float) -> str:
+    """A number of few characters: a whole one as it is, else three digits, or two where zeros come first."""
+    if value == round(value) and abs(value) < 1e5:
+        return f"{value:.0f}"
+    text = f"{value:.3g}"
+    return text if len(text.lstrip("-")) <= 5 else f"{value:.2g}"
 
 
 def _mark(axes: Axes, left: float, top: float, width: float, height: float, colour: str, shrink: float = 0.04) -> None:
@@ -201,7 +218,7 @@ def receptive_field(
     top, bottom, left, right = reach
     title = f"Receptive field of {path or 'the model'}: {bottom - top + 1} x {right - left + 1} pixels"
     if ax is None:
-        fig = style.figure(5.8, 5.8 * max(0.6, min(1.4, H / W)), title)
+        fig = style.figure(5.8, max(2.6, min(8.0, 4.4 * H / W + 1.3)), title)
         ax = fig.subplots()
     fig = ax.get_figure(root=True)  # type: ignore[assignment]
     largest = float(heat.max()) or 1.0
@@ -213,12 +230,12 @@ def receptive_field(
     ax.add_patch(Rectangle((-0.5, -0.5), W, H, fill=False, edgecolor=style.QUIET, linewidth=1))
     inside = _share(heat)
     note_ = f"output pixel ({row}, {column}) of {OH} x {OW}; blue: what it can see of the image of {H} x {W}"
-    most = f"90 % of the gradient lie within {inside:,} of its pixels"
+    most = f"colour: mean |gradient|, 90 % of which lie within {inside:,} of its pixels"
     ax.set_xlabel(f"{note_}\n{most}", fontsize=style.LABEL, color=style.INK)
     ax.tick_params(colors=style.INK, labelsize=style.SMALL)
     for side in ax.spines.values():
         side.set_visible(False)
-    style.colour_bar(fig, ax, picture, "mean |gradient|, share of the largest")
+    style.colour_bar(fig, ax, picture, "share of the peak")
     return fig
 
 

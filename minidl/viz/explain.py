@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -226,15 +227,23 @@ def _explained(
     texts = models.names(classes if classes is None else style.class_names(op, classes, scores.shape[1]), chosen)
     sure = models.probabilities(scores)[np.arange(N), chosen]
     pictures = displayable(op, x if C in (1, 3) else x.mean(axis=1, keepdims=True))
-    tall, inches, caption = H / W, max(1.1, 3.2 / N), 0.22
-    width, height = style.tiles_size(N, N, tall, 0)
-    size = max(6.0, width * inches + 1.0), (2 * height + 1.3 * caption) * inches + 0.95
-    fig = style.figure(*size, f"{name}: what the answer rests on")
-    above, below = fig.subplots(2, 1)
+    tall = H / W
+    inches = min(max(1.1, min(2.4, 4.8 / N)), 3.2 / tall)  # width of an image
+    caption, bar = 0.22 / inches, 0.9  # of its text, and of the colour bar in inches
+    title = f"{name}: what the answer rests on"
+    if N == 1:  # side by side
+        fig = style.figure(max(5.6, 2.24 * inches + bar + 0.2), (tall + caption) * inches + 1.05, title)
+        above, below = fig.subplots(1, 2)
+    else:
+        fig = style.figure(max(5.6, N * 1.12 * inches + bar), 2 * (tall + caption) * inches + 1.2, title)
+        above, below = fig.subplots(2, 1)
     captions = [f"{text}: {style.percent(p)}" for text, p in zip(texts, sure)]
     grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if pictures.ndim == 3 else {}
     style.tiles(above, pictures, captions, N, caption, **grey)
-    above.set_title("image, the class that is explained and its probability", fontsize=style.LABEL, color=style.INK, loc="left")
+    heads = ["image, the class that is explained and its probability", f"{name}: {how}"]
+    for axes, head in zip((above, below), heads):
+        text = fill(head, 36) if N == 1 else head
+        axes.set_title(text, fontsize=style.LABEL, color=style.INK, loc="left")
     if signed:  # one scale: probabilities can be compared
         largest = float(np.abs(heat).max()) or 1.0
         cmap, norm = style.SIGNED, Normalize(-largest, largest)
@@ -242,17 +251,17 @@ def _explained(
     else:  # each image on its own: gradients of different images have no common scale
         peaks = heat.max(axis=(1, 2), keepdims=True)
         cmap, norm, shown = _HEAT, Normalize(0, 1), list(heat / np.where(peaks > 0, peaks, 1))
-        label = "share of the largest"
-    style.tiles(below, shown, [""] * N, N, caption / 3, cmap=cmap, norm=norm)
+        label = "share of the peak"
+    space = caption if N == 1 else caption / 3  # side by side, both stand at the same height
+    style.tiles(below, shown, [""] * N, N, space, cmap=cmap, norm=norm)
     outline = pictures if pictures.ndim == 3 else pictures.mean(axis=3)
     for i, picture in enumerate(outline):  # faint edges of the image, to see where the heat lies
         if picture.max() > picture.min():
             grid_x = i * 1.12 + (np.arange(W) + 0.5) / W
-            grid_y = caption / 3 + (np.arange(H) + 0.5) / W
+            grid_y = space + (np.arange(H) + 0.5) / W
             level = [(float(picture.max()) + float(picture.min())) / 2]
             colour = style.QUIET if signed else "white"
             below.contour(grid_x, grid_y, picture, level, colors=colour, linewidths=0.7, alpha=0.8)
-    below.set_title(f"{name}: {how}", fontsize=style.LABEL, color=style.INK, loc="left")
     style.colour_bar(fig, below, ScalarMappable(norm, cmap), label)
     return fig
 
@@ -270,10 +279,14 @@ def activation_maximisation(
 ) -> Figure:
     """Images that a channel or a class answers to most, found by gradient ascent on the image.
 
+    Above each stands the activation that it reaches (the root of the mean square of the positive part of the channel's map, or
+    the score) and, for comparison, that of noise of the same brightness and contrast: the larger the difference, the more the
+    channel asks for. Each image is stretched from black to white.
+
     Formula:
-        x <- x + lr * g / rms(g),  g = d/dx (mean of the channel's map, or the score), smoothed;
-        before each step x is shifted by up to 2 pixels, and after it smoothed a little: without that, ascent finds speckles
-        that no image has.
+        x <- x + lr * g / rms(g),  g = d/dx (sum of relu(map)^2 / 2, or the score), without its mean;
+        before each step x is shifted by up to 2 pixels; contrast fades by 1 % each step, and every fourth step blurs: without
+        that, ascent finds speckles that no image has.
     Args:
         model: runs in evaluation mode and is left as it was.
         shape: (C, H, W) of its images.
@@ -285,18 +298,25 @@ def activation_maximisation(
         seed: of the noise that it starts from, and of the shifts.
         classes: names of the classes.
 
+    Notes:
+        The mean of an image stays what it is at the beginning, 0 where ``values`` have it inside, which is the mean of
+        normalised images, and the middle otherwise: else plain white or plain black would win for most filters. A channel
+        that neither ascent nor noise makes positive is marked as dead. Behind a ReLU ascent finds no way out of silence:
+        the layer before it tells a channel that is dead from one that is hard to wake.
+
     Raises:
         ShapeError: a layer with output of another shape, or a shape that is not (C, H, W).
         ArgumentError: a layer that the model does not have, channels that it does not have, steps below 1.
 
     Source:
-        Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; Olah et al., "Feature Visualization", 2017.
+        Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; Yosinski et al., "Understanding Neural
+        Networks Through Deep Visualization", 2015; Olah et al., "Feature Visualization", 2017.
 
     >>> import minidl as md
     >>> from minidl import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3, rng=1))
     >>> figure = md.viz.activation_maximisation(model, (1, 8, 8), layer="0", channels=[0, 3], steps=4)
-    >>> figure.get_suptitle()
+    >>> figure.get_suptitle().splitlines()[0]
     'What channels of 0 answer to most'
     """
     op = "activation_maximisation"
@@ -309,32 +329,76 @@ def activation_maximisation(
     low, high = (number(op, "values", v) for v in values)
     if not low < high:
         raise ArgumentError.of(op, "values from dark to bright", repr(values))
-    rng = generator(seed)
     with models.judging(op, model):
         path, module = ("", model) if layer is None else models.layer_of(op, model, layer)
         count = _channels_of(op, model, module, path, (C, H, W))
         wanted = list(range(min(count, channels))) if isinstance(channels, int) else [int(c) for c in channels]
         if not wanted or min(wanted) < 0 or max(wanted) >= count:
             raise ArgumentError.of(op, f"channels from 0 to {count - 1}", repr(channels))
-        x = 0.5 + 0.02 * rng.standard_normal((len(wanted), C, H, W))  # 0 is dark, 1 bright
-        best = None
-        for step in range(steps):
-            shift = rng.integers(-2, 3, 2)
-            g, reached = _ascent(op, model, module, path, np.roll(low + (high - low) * x, shift, (2, 3)), wanted)
-            g = _smooth(_smooth(np.roll(g, -shift, (2, 3)), 0.6), 0.6)
-            rms = np.sqrt((g * g).mean(axis=(1, 2, 3), keepdims=True))
-            x = np.clip(x + lr * (1 - 0.5 * step / steps) * g / np.where(rms > 0, rms, 1), 0, 1)
-            x = _smooth(x, 0.12)
-            best = reached
-    assert best is not None
+
+        def activity(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Of images from 0 (dark) to 1 (bright): the gradient, and how active each one's own channel is."""
+            return _activity(op, model, module, path, low + (high - low) * x, wanted)
+
+        mean = -low / (high - low) if low < 0 < high else 0.5
+        x, noise = _ascended(activity, (len(wanted), C, H, W), mean, steps, lr, generator(seed))
+        reached, compared = activity(x)[1], activity(noise)[1]
     if layer is None:
         texts = models.names(classes if classes is None else style.class_names(op, classes, count), np.array(wanted))
-        title = "What the model takes for each class most"
+        title, what = "What the model takes for each class most", "score"
     else:
-        texts, title = [str(c) for c in wanted], f"What channels of {path} answer to most"
-    captions = [f"{text}\n{value:.3g}" for text, value in zip(texts, best)]
+        texts, title, what = [str(c) for c in wanted], f"What channels of {path} answer to most", "activation"
+    dead = [layer is not None and value <= 0 for value in reached]
+    captions = [
+        f"{text}\nnever positive" if gone else f"{text}\n{_short(value)}, noise {_short(other)}"
+        for text, value, other, gone in zip(texts, reached, compared, dead)
+    ]
     pictures = x if C in (1, 3) else x.mean(axis=1, keepdims=True)
-    return image_grid(pictures, captions, columns=min(5, len(wanted)), title=title)
+    darkest, brightest = (f(pictures, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    pictures = (pictures - darkest) / np.where(brightest > darkest, brightest - darkest, 1)
+    pictures[dead] = 1
+    title += f"\n{what} of each image, and of noise of the same contrast"
+    fig = image_grid(pictures, captions, columns=min(5, len(wanted)), title=title)
+    axes = fig.axes[0]
+    for image, gone in zip(axes.images, dead):
+        if gone:
+            left, right, bottom, top = image.get_extent()
+            middle = (left + right) / 2, (bottom + top) / 2
+            axes.text(*middle, "dead", ha="center", va="center", fontsize=style.LABEL, color=style.QUIET)
+    return fig
+
+
+def _short(value: float) -> str:
+    """Three digits; what is a thousandth at most is 0."""
+    return "0" if abs(value) < 0.0005 else f"{value:.3g}"
+
+
+def _ascended(
+    activity: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    shape: tuple[int, int, int, int],
+    mean: float,
+    steps: int,
+    lr: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images that go up the gradient from noise, and noise as bright and as rich in contrast as they are."""
+    pixels = (1, 2, 3)
+    x = np.clip(mean + 0.1 * rng.standard_normal(shape), 0, 1)
+    for step in range(steps):
+        shift = rng.integers(-2, 3, 2)
+        g, _ = activity(np.roll(x, shift, (2, 3)))
+        g = np.roll(g, -shift, (2, 3))
+        silent = ~g.any(axis=pixels)  # behind a ReLU nothing shows the way up: look for it from elsewhere
+        x[silent] = np.clip(mean + 0.3 * rng.standard_normal((silent.sum(), *shape[1:])), 0, 1)
+        g = g - g.mean(axis=pixels, keepdims=True)
+        rms = np.sqrt((g * g).mean(axis=pixels, keepdims=True))
+        x = x + lr * (1 - 0.5 * step / steps) * g / np.where(rms > 0, rms, 1)
+        x = mean + 0.99 * (x - x.mean(axis=pixels, keepdims=True))
+        x = np.clip(_smooth(x, 0.4) if step % 4 == 3 else x, 0, 1)
+    noise = rng.standard_normal(shape)
+    noise -= noise.mean(axis=pixels, keepdims=True)
+    noise *= x.std(axis=pixels, keepdims=True) / np.maximum(noise.std(axis=pixels, keepdims=True), 1e-12)
+    return x, x.mean(axis=pixels, keepdims=True) + noise
 
 
 def _channels_of(op: str, model: Module, module: Module, path: str, shape: tuple[int, int, int]) -> int:
@@ -355,19 +419,27 @@ def _heard(op: str, model: Module, module: Module, path: str, x: Tensor) -> Tens
     return y
 
 
-def _ascent(
+def _activity(
     op: str, model: Module, module: Module, path: str, x: np.ndarray, wanted: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient of each image's own channel, and how far that is active."""
+    """The gradient of each image's own channel, squared where it is a map, and how far that is active."""
     leaf = models.to_model(model, x)
     leaf.requires_grad = True
     y = _heard(op, model, module, path, leaf)
-    own = (y.mean(axis=(2, 3)) if y.ndim == 4 else y)[np.arange(len(x)), np.array(wanted)]
-    if not own.requires_grad:
+    if not y.requires_grad:
         raise ArgumentError.of(op, "a layer that depends on the image", path or type(model).__name__)
-    own.sum().backward()
+    each = np.arange(len(x)), np.array(wanted)
+    own = y.numpy()[each]
+    gy = np.zeros(y.shape, y.dtype)
+    if own.ndim == 1:
+        gy[each] = 1
+    else:
+        positive = np.maximum(own, 0)
+        gy[each] = np.where(positive.any(axis=(1, 2), keepdims=True), positive, 1)  # a silent map is to rise everywhere
+        own = np.sqrt((positive * positive).mean(axis=(1, 2)))
+    y.backward(Tensor(gy, device=y.device))
     assert leaf.grad is not None
-    return leaf.grad.numpy(), own.numpy()
+    return leaf.grad.numpy(), own
 
 
 def _smooth(x: np.ndarray, share: float) -> np.ndarray:

@@ -21,7 +21,7 @@ def image_grid(images: Any, titles: Sequence[str] | None = None, columns: int | 
         images: (N, C, H, W), C = 1 (grey) or 3 (red, green, blue). uint8 counts from 0 to 255. Floats from 0
             to 1 are shown as they are; all others are stretched from their lowest to their highest value.
         titles: one text per image; lines are split at newlines.
-        columns: images per row; as square a grid as possible otherwise.
+        columns: images per row; as square a grid as possible otherwise, or one row of up to 3.
         title: the title of the whole.
 
     Raises:
@@ -40,13 +40,16 @@ def image_grid(images: Any, titles: Sequence[str] | None = None, columns: int | 
     captions = [""] * N if titles is None else [str(text) for text in titles]
     if len(captions) != N:
         raise ShapeError.of(op, f"{N} titles for {N} images", f"{len(captions)}")
-    columns = min(N, math.ceil(math.sqrt(N)) if columns is None else integer(op, "columns", columns, 1))
+    square = math.ceil(math.sqrt(N)) if N > 3 else N
+    columns = min(N, square if columns is None else integer(op, "columns", columns, 1))
     inches = 1.35  # of one image
     lines = max(1 + text.count("\n") for text in captions) if any(captions) else 0
     caption_height = lines * style.SMALL * 1.25 / 72 / inches + 0.05
     tall = pictures.shape[1] / pictures.shape[2]
     width, height = style.tiles_size(N, columns, tall, caption_height)
-    fig = style.figure(max(4.5 if title else 0, width * inches + 0.2), height * inches + (0.55 if title else 0.2), title)
+    lines = title.count("\n") + 1 if title else 0
+    size = max(style.title_width(title), width * inches + 0.2), height * inches + 0.2 + 0.25 * lines
+    fig = style.figure(*size, title)
     grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if pictures.ndim == 3 else {}
     style.tiles(fig.subplots(), pictures, captions, columns, caption_height, **grey)
     return fig

@@ -60,7 +60,16 @@ def roofline(profile: Profile, by: str = "module", limit: int = 30, ax: Axes | N
     line = np.array([span[0], ridge, span[1]])
     ax.plot(line, np.minimum(line * top.gbs, top.gflops), color=style.INK, linewidth=1.6, zorder=2)
     flat = f"matrix product: {top.gflops:.3g} GFLOP/s"
-    ax.annotate(flat, (ridge, top.gflops), (0, 5), textcoords="offset points", fontsize=style.SMALL, color=style.INK)
+    ax.annotate(
+        flat,
+        (span[1], top.gflops),
+        (0, -5),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=style.SMALL,
+        color=style.INK,
+    )
     corner = np.sqrt(span[0] * ridge)
     copy = f"copy: {top.gbs:.3g} GB/s"
     ax.annotate(
@@ -77,7 +86,9 @@ def roofline(profile: Profile, by: str = "module", limit: int = 30, ax: Axes | N
     ax.set_yscale("log")
     ax.set_xlim(*span)
     ax.set_ylim(min(y.min(), span[0] * top.gbs) / 2, max(top.gflops, y.max()) * 2.5)
-    _name(ax, [(row.name, row.seconds / total) for row in shown[:_NAMED] if row.seconds >= 0.005 * total], x, y)
+    named = [(row.name, row.phase, row.seconds / total) for row in shown[:_NAMED] if row.seconds >= 0.005 * total]
+    radii = np.sqrt([30 + 900 * row.seconds / total for row in shown]) / 2
+    _name(ax, named, x, y, radii, (len(flat), top.gflops))
     ax.set_xlabel("FLOPs per byte moved", fontsize=10, color=style.INK)
     ax.set_ylabel("GFLOP/s", fontsize=10, color=style.INK)
     handles = ax.legend(loc="lower right", frameon=False, fontsize=style.LABEL, title="size: share of the time")
@@ -87,25 +98,32 @@ def roofline(profile: Profile, by: str = "module", limit: int = 30, ax: Axes | N
     return fig
 
 
-def _name(ax: Axes, points: list[tuple[str, float]], x: np.ndarray, y: np.ndarray) -> None:
-    """Names beside the dots, each where it covers no other name."""
-    taken: list[tuple[float, float, float]] = []  # left end, height and right end of the names so far, in points
+def _name(
+    ax: Axes, points: list[tuple[str, str, float]], x: np.ndarray, y: np.ndarray, radii: np.ndarray, flat: tuple[int, float]
+) -> None:
+    """Names beside the dots in their colours, each where it covers no other name and no dot; a line leads to one far off."""
     low, high = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
-    wide, tall = 560.0, 300.0  # about, of the axes in points
-    for i, (name, share) in enumerate(points):
+    wide, tall, letter = 560.0, 300.0, 4.6  # about, of the axes and of a letter in points
+    left = (np.log10(x) - low[0]) / (low[1] - low[0]) * wide
+    up = (np.log10(y) - high[0]) / (high[1] - high[0]) * tall
+    ceiling = (np.log10(flat[1]) - high[0]) / (high[1] - high[0]) * tall - 9
+    # What is there already: the left end, the lower and upper edge and the right end of dots and names, in points.
+    taken = [(a - r, b - r, b + r, a + r) for a, b, r in zip(left, up, radii)]
+    taken.append((wide - letter * flat[0], ceiling - 5, ceiling + 5, wide))
+    taken.append((0.0, ceiling + 8, ceiling + 10, wide))  # the flat line
+    for i, (name, phase, share) in enumerate(points):
         text = f"{name}  {100 * share:.0f} %"
-        left = (np.log10(x[i]) - low[0]) / (low[1] - low[0]) * wide
-        up = (np.log10(y[i]) - high[0]) / (high[1] - high[0]) * tall
-        room = 4 + np.sqrt(30 + 900 * share) / 2
-        length = 4.6 * len(text)
-        turned = left + room + length > wide
-        start = left - room - length if turned else left + room
-        shift = 0.0
-        for step in (0, 11, -11, 22, -22, 33, -33, 44, -44):
-            shift = float(step)
-            if all(abs(up + shift - h) > 10 or start > end or start + length < begin for begin, h, end in taken):
+        room, length = 4 + radii[i], letter * len(text)
+        turned = left[i] + room + length > wide
+        start = left[i] - room - length if turned else left[i] + room
+        others = [box for k, box in enumerate(taken) if k != i]
+        shift = 0
+        for step in sorted(range(-88, 89, 11), key=abs):
+            place = start, up[i] + step - 5, up[i] + step + 5, start + length
+            if place[1] > 0 and place[2] < tall and not any(_overlap(place, box) for box in others):
+                shift = step
                 break
-        taken.append((start, up + shift, start + length))
+        taken.append((start, up[i] + shift - 5, up[i] + shift + 5, start + length))
         ax.annotate(
             text,
             (x[i], y[i]),
@@ -114,5 +132,11 @@ def _name(ax: Axes, points: list[tuple[str, float]], x: np.ndarray, y: np.ndarra
             ha="right" if turned else "left",
             va="center",
             fontsize=style.SMALL,
-            color=style.INK,
+            color=style.BLUE if phase == "forward" else style.ORANGE,
+            arrowprops={"arrowstyle": "-", "color": style.FAINT, "linewidth": 0.6} if abs(shift) > 11 else None,
         )
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, lower, upper, right) share some area."""
+    return a[0] < b[3] and b[0] < a[3] and a[1] < b[2] and b[1] < a[2]

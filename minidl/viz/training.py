@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize, PowerNorm
@@ -64,14 +65,27 @@ def histograms(recorded: Any, kind: str = "activations") -> Figure:
         title += f", the first {len(shown)} of {len(layers)} layers"
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    fig = style.figure(3.5 * columns + 0.8, 2.3 * rows + 0.7, title)
+    fig = style.figure(3.5 * columns + 0.8, 2.3 * rows + 1.0, title)
     panels = fig.subplots(rows, columns, squeeze=False)
     for axes in panels.ravel()[len(shown) :]:
         axes.set_axis_off()
     for axes, (name, rows_) in zip(panels.ravel(), shown):
         _spread(axes, name, rows_)
-    for axes in panels[-1]:
+    for axes in panels.ravel()[: len(shown)][-columns:]:  # the lowest of each column
         axes.set_xlabel("step", fontsize=style.LABEL, color=style.INK)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("value" if kind == "activations" else "gradient", fontsize=style.LABEL, color=style.INK)
+    median, _, outer = panels[0, 0].lines
+    legend = fig.legend(
+        [median, outer],
+        ["median", "5 % and 95 %: nine in ten numbers lie between"],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=style.LABEL,
+    )
+    for text in legend.get_texts():
+        text.set_color(style.INK)
     mappable = ScalarMappable(PowerNorm(0.4, 0, 1), "Blues")
     style.colour_bar(fig, panels, mappable, "share of the fullest cell")  # type: ignore[arg-type]
     return fig
@@ -180,8 +194,16 @@ def loss_surface(
     ax.contourf(places, places, shown, levels=levels, norm=norm, cmap=style.POSITIVE, extend="neither")
     lines = ax.contour(places, places, shown, levels=levels, norm=norm, colors="white", linewidths=0.6, alpha=0.7)
     ax.clabel(lines, list(levels[1::3]), fmt=lambda value: f"{value:.2g}", fontsize=style.SMALL)
+
+    def ink(value: float) -> str:
+        """What can be read on the colour of a loss."""
+        return style.ink_on(colormaps[style.POSITIVE](float(norm(value))))
+
+    for text in lines.labelTexts:
+        text.set_color(ink(float(text.get_text())))
     ax.plot([0], [0], "o", markersize=8, markerfacecolor=style.ORANGE, markeredgecolor="white")
-    ax.annotate("the model", (0, 0), (9, 9), textcoords="offset points", fontsize=style.LABEL, color="white")
+    here = ink(centre) if math.isfinite(centre) else style.INK
+    ax.annotate("the model", (0, 0), (9, 9), textcoords="offset points", fontsize=style.LABEL, color=here)
     ax.set(aspect="equal", facecolor=style.LINE)
     ax.set_xlabel("along the first direction", fontsize=10, color=style.INK)
     ax.set_ylabel("along the second", fontsize=10, color=style.INK)
