@@ -157,6 +157,11 @@ class Recorder:
         self._rehearsal = rehearsal
         self._optimizers: list[tuple[Any, list[tuple[Tensor, Any]]]] = []
         self._seeds: list[tuple[Array, np.random.Generator, int]] = []
+        self._kept: list[Array] = []
+
+    def keep(self, array: Array) -> None:
+        """What the graph reads, and nobody else holds."""
+        self._kept.append(array)
 
     def optimizer(self, optimizer: Any) -> None:
         """An optimizer that has stepped."""

@@ -17,7 +17,7 @@ def gpu_device(request):
     return "cuda"
 
 
-def steps(device, captured, optimizer="Adam", dropout=0.0, count=6):
+def steps(device, captured, optimizer="Adam", dropout=0.0, clip=None, count=6):
     """Losses and weights of some training steps, and the optimizer's learning rate changing on the way."""
     md.manual_seed(0)
     layers = [nn.Conv2d(2, 4, 3, bias=False, rng=0), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout, rng=5)]
@@ -29,6 +29,8 @@ def steps(device, captured, optimizer="Adam", dropout=0.0, count=6):
         rule.zero_grad()
         loss = loss_of(model(x), t)
         loss.backward()
+        if clip is not None:
+            optim.clip_grad_norm(model.parameters(), clip)
         rule.step()
         return loss
 
@@ -60,6 +62,19 @@ def test_every_replay_draws_its_own_masks(gpu_device):
     losses, _ = steps(gpu_device, False, dropout=0.5)
     replayed, _ = steps(gpu_device, True, dropout=0.5)
     np.testing.assert_allclose(replayed, losses, rtol=2e-5)
+
+
+def test_clipping_is_recorded(gpu_device):
+    """The norm stays on the GPU; the same steps as without a recording, and as on the CPU."""
+    losses, weights = steps(gpu_device, False, "SGD", clip=0.3)
+    replayed, recorded = steps(gpu_device, True, "SGD", clip=0.3)
+    plain, _ = steps("cpu", False, "SGD", clip=0.3)
+    free, _ = steps("cpu", False, "SGD")
+    np.testing.assert_allclose(replayed, losses, rtol=2e-5)
+    np.testing.assert_allclose(replayed, plain, rtol=1e-4)
+    assert abs(free[-1] - plain[-1]) > 5e-3
+    for name, value in weights.items():
+        np.testing.assert_allclose(recorded[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def small(device):

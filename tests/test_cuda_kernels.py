@@ -519,7 +519,17 @@ def test_square_sums(package):
     arrays = [FORMS["channels_last"](1e20 * normal(*shape, dtype=dtype)) for shape in shapes for dtype in DTYPES]
     arrays.append(arrays[-1][::2])
     np.testing.assert_allclose(package.square_sums(arrays), generic.square_sums(arrays), rtol=1e-12)
-    assert package.square_sums([]) == 0
+
+
+def test_scaled(package):
+    shapes = (0,), (1,), (300, 40), (5, 4, 3)
+    arrays = [FORMS["channels_last"](normal(*shape, dtype=dtype)) for shape in shapes for dtype in DTYPES]
+    arrays.append(arrays[-1][::2])
+    before = [x.copy() for x in arrays]
+    for y, x, old in zip(package.scaled(arrays, np.array(0.3)), arrays, before):
+        np.testing.assert_allclose(y, old * x.dtype.type(0.3), rtol=1e-6)
+        np.testing.assert_array_equal(x, old)
+        assert y.dtype == x.dtype
 
 
 OPTIMIZERS = [

@@ -977,8 +977,8 @@ def test_clip_grad_norm(max_norm, norm_type, kernels, dtype):
         norm = optim.clip_grad_norm((p for p in parameters), max_norm, norm_type)
     flat = np.concatenate([g.ravel() for g in grads]).astype(np.float64)
     wanted = np.abs(flat).max() if norm_type == math.inf else (np.abs(flat) ** norm_type).sum() ** (1 / norm_type)
-    assert type(norm) is float
-    assert norm == pytest.approx(wanted, rel=1e-12)
+    assert (norm.shape, norm.dtype) == ((), np.float64)
+    assert norm.item() == pytest.approx(wanted, rel=1e-12)
     factor = min(max_norm / (wanted + 1e-6), 1.0)
     for p, g in zip(parameters, grads):
         np.testing.assert_allclose(p.grad.numpy(), g * factor, rtol=1e-12 if dtype == np.float64 else 1e-6)
@@ -995,7 +995,7 @@ def test_clipping_is_that_of_torch(torch, norm_type):
             (ours,) = with_gradients(g)
             theirs = torch.nn.Parameter(torch.zeros(len(g)))
             theirs.grad = torch.tensor(g)
-            norm = optim.clip_grad_norm(ours, max_norm, norm_type)
+            norm = optim.clip_grad_norm(ours, max_norm, norm_type).item()
             other = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
             if np.isfinite(other.item()):
                 np.testing.assert_allclose(norm, other.item(), rtol=1e-6)
@@ -1047,8 +1047,8 @@ def test_bad_clipping_and_penalties(error, match, call):
 
 
 def test_nothing_to_clip():
-    assert optim.clip_grad_norm([], 1.0) == 0.0
-    assert optim.clip_grad_norm([md.Parameter([1.0])], 1.0) == 0.0
+    assert optim.clip_grad_norm([], 1.0).item() == 0.0
+    assert optim.clip_grad_norm([md.Parameter([1.0])], 1.0).item() == 0.0
 
 
 def test_penalties():

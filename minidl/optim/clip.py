@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from types import ModuleType
 
 import numpy as np
 
-from minidl.backend import Array, xp_of
-from minidl.errors import ArgumentError, DtypeError
+from minidl.backend import Array, device_of, xp_of
+from minidl.errors import ArgumentError, DeviceError, DtypeError
 from minidl.kernels import kernels_for
 from minidl.ops._arguments import describe, number
 from minidl.tensor import Tensor
@@ -19,7 +18,7 @@ __all__ = ["clip_grad_norm", "clip_grad_value"]
 
 def clip_grad_norm(
     parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
-) -> float:
+) -> Tensor:
     """Scale all gradients together so that their common norm is at most ``max_norm``.
 
     Formula:
@@ -33,16 +32,17 @@ def clip_grad_norm(
         error_if_nonfinite: refuse a norm that is infinite or NaN; otherwise the gradients become 0 or NaN.
 
     Returns:
-        n, the norm before clipping; reckoned in float64.
+        n, the norm before clipping: a tensor of one float64. On a GPU, which is not waited for, it is still to come.
     Raises:
         ArgumentError: a negative max_norm, a norm_type that is not positive, a non-finite norm when asked for.
+        DeviceError: gradients on several devices.
     Source:
         Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013.
 
     >>> import minidl as md
     >>> w = md.Parameter([3.0, 4.0])
     >>> (w * w).sum().backward()
-    >>> md.optim.clip_grad_norm([w], max_norm=1.0)
+    >>> md.optim.clip_grad_norm([w], max_norm=1.0).item()
     10.0
     >>> w.grad
     tensor([0.6, 0.8])
@@ -53,16 +53,19 @@ def clip_grad_norm(
     if not order > 0:
         raise ArgumentError.of(op, "norm_type above 0", str(norm_type))
     owners = _with_gradient(op, parameters)
-    total = _total([p._grad._array for p in owners], order)  # type: ignore[union-attr]
-    if error_if_nonfinite and not math.isfinite(total):
-        raise ArgumentError.of(op, "a finite norm", str(total), "Lower the learning rate, or look for NaN in the data.")
-    factor = max_norm / (total + 1e-6)
-    if not factor >= 1:
-        for p in owners:
-            g = p._grad._array  # type: ignore[union-attr]
-            with np.errstate(all="ignore"):
-                p._grad = Tensor.wrap(g * g.dtype.type(factor))
-    return total
+    gradients = [p._grad._array for p in owners]  # type: ignore[union-attr]
+    places = sorted({device_of(g) for g in gradients})
+    if len(places) > 1:
+        raise DeviceError.of(op, "gradients on one device", " and ".join(places), "Clip those of each device by themselves.")
+    total = _total(gradients, order)
+    if error_if_nonfinite and not math.isfinite(norm := float(total)):
+        raise ArgumentError.of(op, "a finite norm", str(norm), "Lower the learning rate, or look for NaN in the data.")
+    with np.errstate(all="ignore"):
+        factor = xp_of(total).minimum(max_norm / (total + 1e-6), 1.0)
+    if gradients and (not isinstance(total, np.ndarray) or not factor >= 1):  # on a GPU, to look would mean to wait
+        for p, g in zip(owners, kernels_for(gradients[0]).scaled(gradients, factor)):
+            p._grad = Tensor.wrap(g)
+    return Tensor.wrap(total)
 
 
 def clip_grad_value(parameters: Iterable[Tensor] | Tensor, clip_value: float) -> None:
@@ -99,18 +102,16 @@ def _with_gradient(op: str, parameters: Iterable[Tensor] | Tensor) -> list[Tenso
     return [tensor for tensor in tensors if tensor._grad is not None]
 
 
-def _total(gradients: list[Array], order: float) -> float:
-    """The norm of all gradients as one vector."""
+def _total(gradients: list[Array], order: float) -> Array:
+    """The norm of all gradients as one vector, of shape ()."""
     gradients = [g for g in gradients if g.size]
     if not gradients:
-        return 0.0
+        return np.zeros(())
+    xp = xp_of(gradients[0])
     if order == 2:
-        alike: dict[ModuleType, list[Array]] = {}  # by kernels: all gradients on one device, as a rule
-        for g in gradients:
-            alike.setdefault(kernels_for(g), []).append(g)
-        return math.sqrt(sum(kernels.square_sums(of_one) for kernels, of_one in alike.items()))
+        return xp.asarray(xp.sqrt(kernels_for(gradients[0]).square_sums(gradients)))
     with np.errstate(all="ignore"):
-        sizes = [xp_of(g).abs(g).astype(np.float64) for g in gradients]
+        sizes = [xp.abs(g).astype(np.float64) for g in gradients]
         if order == math.inf:
-            return float(np.max([float(a.max()) for a in sizes]))
-        return float(np.sum([float((a**order).sum()) for a in sizes]) ** (1 / order))
+            return xp.asarray(xp.stack([a.max() for a in sizes]).max())
+        return xp.asarray(xp.stack([(a**order).sum() for a in sizes]).sum() ** (1 / order))

@@ -259,12 +259,12 @@ def _square_sum(x, sums, part, parts):
     sums[part] = s
 
 
-def square_sums(arrays: list[np.ndarray]) -> float:
-    """The sum of x^2 over all elements of all arrays, in float64."""
-    total = 0.0
+def square_sums(arrays: list[np.ndarray]) -> np.ndarray:
+    """The sum of x^2 over all elements of all arrays, of shape (), in float64."""
+    total = np.zeros(())
     for x in arrays:
         parts = threads(x.size // LIGHT)
         sums = np.empty(parts)
         _square_sum(parts, x.ravel("K"), sums)
-        total += float(sums.sum())
+        total += sums.sum()
     return total

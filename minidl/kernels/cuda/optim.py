@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import Array, xp_of
+from minidl.context import state
 from minidl.kernels import generic
 from minidl.kernels.cuda._launch import Source, grid_of
-from minidl.kernels.cuda._passes import MAP, THREADS, dense, in_order_of, pointer
+from minidl.kernels.cuda._passes import MAP, THREADS, dense, empty_like, in_order_of, pointer
 
-__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sums", "together"]
+__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "scaled", "sgd_update", "square_sums", "together"]
 
 CHUNK = 8192  # elements of a parameter that a block updates
 TABLES = 8  # kept for a group: the addresses of gradients take turns
@@ -125,6 +126,11 @@ extern "C" __global__ void adagrad(const long long* table, const double* setting
         v[2] += d * d;
         v[0] -= rate * d / (sqrt(v[2]) + eps);
     });
+}
+
+extern "C" __global__ void scale(const long long* table, const double* factor) {
+    const T f = T(*factor);
+    Tensor<2>(table).update([=](T (&v)[2]) { v[0] = v[1] * f; });
 }
 
 // sums[block] = the sum of the squares of its chunk.
@@ -306,16 +312,38 @@ def _sign(maximize: bool) -> float:
     return -1.0 if maximize else 1.0
 
 
-def square_sums(arrays: list[Array]) -> float:
-    """The sum of x^2 over all elements of all arrays, in float64; the host waits for it once."""
-    alike: dict[np.dtype, list[Arrays]] = {}
-    for x in arrays:
-        if x.size:
-            alike.setdefault(x.dtype, []).append((dense(x),))
-    total = 0.0
-    for dtype, tensors in alike.items():
-        table, blocks = _table({}, tensors)
+def square_sums(arrays: list[Array]) -> Array:
+    """The sum of x^2 over all elements of all arrays, of shape (), in float64."""
+    total = xp_of(arrays[0]).zeros(())
+    for dtype, tensors in _alike([(dense(x),) for x in arrays]).items():
+        table, blocks = _kept_table(tensors)
         sums = xp_of(table).empty(blocks)
         source.launch("squares", dtype, blocks, THREADS, (table, sums))
-        total += float(sums.sum())
+        total += sums.sum()
     return total
+
+
+def scaled(arrays: list[Array], factor: Array) -> list[Array]:
+    """x * factor for all arrays; factor is of shape (), in float64."""
+    pairs = [(empty_like(x), x) for x in map(dense, arrays)]
+    for dtype, tensors in _alike(pairs).items():
+        table, blocks = _kept_table(tensors)
+        source.launch("scale", dtype, blocks, THREADS, (table, factor))
+    return [y for y, _ in pairs]
+
+
+def _alike(tensors: list[Arrays]) -> dict[np.dtype, list[Arrays]]:
+    """Those that hold something, by dtype."""
+    alike: dict[np.dtype, list[Arrays]] = {}
+    for arrays in tensors:
+        if arrays[0].size:
+            alike.setdefault(arrays[0].dtype, []).append(arrays)
+    return alike
+
+
+def _kept_table(tensors: list[Arrays]) -> tuple[Array, int]:
+    """A table for one launch; a recorded one is read again in every replay."""
+    table, blocks = _table({}, tensors)
+    if state.recorder is not None:
+        state.recorder.keep(table)
+    return table, blocks

@@ -17,7 +17,7 @@ import numpy as np
 from minidl.backend import Array, xp_of
 from minidl.errors import ArgumentError
 
-__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "sgd_update", "square_sums", "together"]
+__all__ = ["adagrad_update", "adam_update", "rmsprop_update", "scaled", "sgd_update", "square_sums", "together"]
 
 
 @contextmanager
@@ -149,6 +149,15 @@ def adagrad_update(p: Array, g: Array, total: Array, lr: float, eps: float, weig
 
 
 @np.errstate(all="ignore")
-def square_sums(arrays: list[Array]) -> float:
-    """The sum of x^2 over all elements of all arrays, reckoned in float64 so that large float32 values do not overflow."""
-    return float(sum([(x.astype(np.float64) ** 2).sum() for x in arrays]))
+def square_sums(arrays: list[Array]) -> Array:
+    """The sum of x^2 over all elements of all arrays, of shape (); in float64, so that large float32 values do not overflow."""
+    total = xp_of(arrays[0]).zeros(())
+    for x in arrays:
+        total += (x.astype(np.float64) ** 2).sum()
+    return total
+
+
+@np.errstate(all="ignore")
+def scaled(arrays: list[Array], factor: Array) -> list[Array]:
+    """x * factor for all arrays; factor is of shape ()."""
+    return [x * factor.astype(x.dtype) for x in arrays]
