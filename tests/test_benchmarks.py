@@ -19,6 +19,7 @@ sys.path.append(str(ROOT))  # benchmarks/ is not installed; at the end, so that 
 
 from benchmarks import cases, ceilings, machine, peers, report, suite  # noqa: E402
 from benchmarks.__main__ import main as benchmarks  # noqa: E402
+from benchmarks.accuracy import __main__ as accuracy  # noqa: E402
 from benchmarks.peers import base, layers  # noqa: E402
 from benchmarks.peers.ours import Minidl  # noqa: E402
 from benchmarks.worker import Worker, WorkerError, timed  # noqa: E402
@@ -522,3 +523,18 @@ def test_minidl_is_measured_as_users_get_it():
     x = peer.tensor(np.zeros((2, 3, 4, 5), np.float32))
     assert x.shape == (2, 3, 4, 5)
     assert md.memory.channels_last(x.data).base is not None
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+@pytest.mark.parametrize(("name", "lr"), [("mnist", 2e-3), ("resnet20", 0.02)])
+def test_both_frameworks_are_trained_by_the_same_recipe(name, lr, torch_peer):
+    """Adam and SGD: weights, batches, schedule, momentum and decay; the losses of ten steps differ by rounding alone."""
+    recipe = replace(accuracy.RECIPES[name], build=cases.mnist_cnn, lr=lr)
+    rng = np.random.default_rng(0)
+    batches = [(rng.standard_normal((8, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, 8)) for _ in range(10)]
+    ours, theirs = (list(run(recipe, batches, batches[:2], 2, 0)) for run in (accuracy._minidl, accuracy._torch))
+    for row, other in zip(ours, theirs):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert row["test_accuracy"] == other["test_accuracy"]

@@ -37,7 +37,7 @@ class Recipe:
         build: the model from an ``nn`` namespace.
         epochs: passes through the training set.
         optimizer: "adam", or "sgd" with Nesterov's momentum of 0.9 and a weight decay of 5e-4.
-        lr: the highest learning rate of the one-cycle schedule.
+        lr: the highest learning rate of the one-cycle schedule; momentum stays as it is.
         augment: crops of the padded image, and mirror images.
         target: test accuracy in percent, None where PyTorch's is the measure.
     """
@@ -94,7 +94,7 @@ def _minidl(recipe: Recipe, batches: Any, test: Any, epochs: int, seed: int) -> 
         optimizer: Any = optim.Adam(model.parameters(), lr=recipe.lr)
     else:
         optimizer = optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = optim.OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=epochs * len(batches))
+    schedule = optim.OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=epochs * len(batches), cycle_momentum=False)
     rows: list[dict[str, float]] = []
 
     class Rows(train.Callback):
@@ -118,7 +118,6 @@ def _torch(recipe: Recipe, batches: Any, test: Any, epochs: int, seed: int) -> I
     else:
         options = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
         optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, fused=True, **options)
-    # cycle_momentum and the three phases off: the schedule that minidl.optim.OneCycleLR has by default
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, epochs * len(batches), cycle_momentum=False)
     for epoch in range(1, epochs + 1):
         start, total, examples = time.perf_counter(), 0.0, 0
