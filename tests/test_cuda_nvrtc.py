@@ -25,10 +25,10 @@ SOURCES.update({f"depthwise by {VEC}": _depthwise.source(VEC) for VEC in (1, 2, 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SOURCES)
 def test_compiles(name, dtype, architecture):
-    """It is taken, the signatures are those that launches go by, and no register spills to memory."""
+    """It is taken, the signatures are those that launches go by, and all values stay in registers."""
     usage = nvrtc.usage(SOURCES[name], dtype, architecture)
     assert set(usage) == set(SOURCES[name].kernels)
-    assert {kernel: u for kernel, u in usage.items() if u.spilled} == {}
+    assert {kernel: u for kernel, u in usage.items() if u.spilled or u.local} == {}
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
