@@ -297,7 +297,7 @@ def class_weights(labels: Any, classes: int | Sized | None = None) -> np.ndarray
     return np.divide(truth.size, n * counts, out=np.zeros(n), where=counts > 0)
 
 
-def hits(outputs: Array, labels: Array) -> tuple[int, int] | None:
+def hits(outputs: Array, labels: Array) -> tuple[Array, Array] | None:
     """How many labels the highest output names, and how many labels are classes at all; None where this has no meaning.
 
     It has one for integer labels of the outputs' shape without axis 1, and at least two classes. This is the accuracy
@@ -310,7 +310,7 @@ def hits(outputs: Array, labels: Array) -> tuple[int, int] | None:
     best = outputs.argmax(axis=1)
     known = ~xp.isnan(xp.take_along_axis(outputs, best[:, None], axis=1)[:, 0])  # argmax finds a NaN before any number
     valid = (labels >= 0) & (labels < outputs.shape[1])
-    return int(((best == labels) & known).sum()), int(valid.sum())
+    return ((best == labels) & known).sum(), valid.sum()
 
 
 def _share_within(op: str, outputs: Any, labels: Any, k: int, ignore_index: int) -> float:

@@ -35,13 +35,13 @@ class Totals:
         """Add a batch; its loss as a number."""
         if not isinstance(loss, Tensor) or loss.size != 1:
             raise ShapeError.of(op, "the loss as a tensor of one element", describe(loss), "Take its mean.")
-        value = loss.item()
+        found = hits(output._array, y._array) if isinstance(output, Tensor) else None
+        value = loss.item()  # after the work for hits is on its way to a GPU, which is waited for here
         self.examples += len(y)
         self.loss += len(y) * value
-        found = hits(output._array, y._array) if isinstance(output, Tensor) else None
         if found is not None:
-            self.right += found[0]
-            self.labels += found[1]
+            self.right += int(found[0])
+            self.labels += int(found[1])
         for stream in (*self.streams.values(), *([self.matrix] if len(self.streams) < len(self.metrics) else [])):
             stream.update(output, y)
         return value
