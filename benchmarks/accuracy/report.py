@@ -15,8 +15,8 @@ LOG = FOLDER / "log"
 HEAD = """# Accuracy on real data
 
 Every row is a run of `python -m benchmarks.accuracy`; its history is the JSON file in `log/`. minidl and PyTorch start from the
-same weights and see the same batches. The learning rate rises in one cycle for 30 % of all steps and falls in the rest; momentum
-is constant. The accuracy is that of the test set after the last epoch, never the best of several. Seconds were taken while the
+same weights and see the same batches. The learning rate rises for 30 % of the steps and falls in the others; momentum is
+constant. The accuracy is that of the test set after the last epoch, never the best of several. Seconds were taken while the
 machine may have done other work. The JPEG copies of CIFAR-10 are packed hard, to about 1 KB an image: what is reached on them
 compares only with each other.
 """
