@@ -6,6 +6,7 @@ and PyTorch share the tasks below; peers of another kind write their own in the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ class Task(Protocol):
         """Go back to the first weights, so that training does not drift away over many timed steps."""
 
 
-class Peer:
+class Peer(ABC):
     """What the tasks below ask of a framework. ``nn`` and ``version`` are set by the subclass."""
 
     nn: Any
@@ -65,18 +66,19 @@ class Peer:
         """What a model's measures must do at the least; only minidl counts it."""
         return {}
 
+    @abstractmethod
     def tensor(self, array: np.ndarray, grad: bool = False) -> Any:
         """A tensor in the framework's preferred memory layout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def array(self, tensor: Any) -> np.ndarray:
         """The values of a tensor."""
-        raise NotImplementedError
 
     def recorded(self, step: Callable[[], Any]) -> Callable[[], Any]:
         """A training step as it is repeated: itself, or a recording of it."""
         return step
 
+    @abstractmethod
     def wait(self) -> None:
         """Until the device has done what it was told."""
 
@@ -84,29 +86,29 @@ class Peer:
         """What to call in the model's place."""
         return model
 
+    @abstractmethod
     def no_grad(self) -> AbstractContextManager:
         """Nothing is recorded inside."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adam(self, parameters: list[Any]) -> Any:
         """The optimizer of all training steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameter(self, array: np.ndarray) -> Any:
         """A leaf that an optimizer updates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cross_entropy(self, logits: Any, labels: Any) -> Any:
         """The loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gradients(self, y: Any, leaves: list[Any], gy: Any) -> list[Any]:
         """dL/d(leaf) for each leaf, from gy = dL/dy (None for a scalar loss), keeping the graph."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, module: Any, weights: dict[str, np.ndarray]) -> None:
         """Give a module its values by name."""
-        raise NotImplementedError
 
     def weights(self, module: Any) -> dict[str, np.ndarray]:
         """The first values of a module's parameters and buffers."""

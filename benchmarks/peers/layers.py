@@ -6,6 +6,7 @@ models of ``cases.py`` are built from, with PyTorch's names for parameters, so t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from benchmarks.peers.base import MODEL_GRADIENT, STEPS_CHECKED
 EPS = 1e-5  # of batch normalisation
 
 
-class Module:
+class Module(ABC):
     """Holds values and other modules as attributes; ``shapes`` names the values."""
 
     weight: Any
@@ -32,9 +33,9 @@ class Module:
     def __call__(self, *inputs: Any) -> Any:
         return self.forward(*inputs)
 
+    @abstractmethod
     def forward(self, x: Any) -> Any:
         """Every module writes its own."""
-        raise NotImplementedError
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and those below it with the prefix of their values' names."""
@@ -135,27 +136,27 @@ class ModelsOnly:
         return "models only" if case.kind == "operation" else ""
 
 
-class TrainedTask:
-    """Training and inference of a model; a peer writes the four methods that raise here."""
+class TrainedTask(ABC):
+    """Training and inference of a model; a peer writes the four methods that are abstract here."""
 
     def __init__(self, case: Case) -> None:
         self.measures = {name: {TRAIN: self.train, INFER: self.infer}[name] for name in case.targets}
 
+    @abstractmethod
     def train(self) -> Any:
         """One step; the loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def infer(self) -> Any:
         """The outputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients of the parameters, shaped as PyTorch's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset(self) -> None:
         """First weights, new optimizer state."""
-        raise NotImplementedError
 
     def check(self) -> dict[str, np.ndarray]:
         """As ``base.ModelTask.check``."""
